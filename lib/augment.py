@@ -1,0 +1,95 @@
+"""FRePo's augmentation: one operation per batch, its parameters drawn anew for each image.
+
+Source: reference sheet of FRePo, section 8. `draw` and `apply` are separate, so that one draw can hit two batches.
+Many students are augmented at once, each with its own operation: every image passes one affine resampling and one
+cutout mask, which are the identity where the operation does not touch them. Nothing is fetched from the device.
+"""
+
+from dataclasses import dataclass
+from math import log, pi
+
+import torch
+import torch.nn.functional as F
+
+FLIP, COLOR, CROP, ROTATE, TRANSLATE, CUTOUT = range(6)
+POLICIES = {"none": (), "rgb": (FLIP, COLOR, CROP, ROTATE, TRANSLATE, CUTOUT), "grey": (COLOR, CROP, ROTATE, TRANSLATE, CUTOUT)}
+
+ZOOM = log(1.25)  # crop: zoom factor e^U(-ZOOM, ZOOM), that is 0.8 to 1.25
+COLOR_RANGE = 0.25
+ANGLE = 15 * pi / 180
+SHIFT = 0.125  # of the height
+
+
+@dataclass
+class Draw:
+    """Parameters of one augmentation of (S, B) images: S students, B images each."""
+
+    theta: torch.Tensor  # (S, B, 2, 3): output -> source coordinates in [-1, 1], as affine_grid takes them
+    brightness: torch.Tensor  # (S, B): added; 0 for no change
+    contrast: torch.Tensor  # (S, B): log factor about the image's mean
+    saturation: torch.Tensor  # (S, B): log factor about each pixel's grey value
+    top_left: torch.Tensor  # (S, B, 2): row and column of the cutout, outside of the image for none
+
+
+def draw(policy, shape, generator):
+    """Draw for `shape` = (S, B, H) from `generator`, on its device; None where the policy has no operations."""
+    ops = POLICIES[policy]
+    if not ops:
+        return None
+    students, batch, height = shape
+    device = generator.device
+
+    def uniform(bound, *extra):
+        return (torch.rand(students, batch, *extra, generator=generator, device=device) * 2 - 1) * bound
+
+    def only(active, value, otherwise=0.0):
+        return torch.where((op == active).view(-1, *[1] * (value.ndim - 1)), value, torch.full_like(value, otherwise))
+
+    op = torch.tensor(ops, device=device)[torch.randint(len(ops), (students,), generator=generator, device=device)]
+    flip = only(FLIP, torch.where(uniform(1.0) < 0, -1.0, 1.0), 1.0)
+    zoom = only(CROP, uniform(ZOOM)).exp()
+    angle = only(ROTATE, uniform(ANGLE))
+    # A crop of zoom z reads the source at (out + c) / z; c is limited so that a zoomed-in crop stays inside.
+    crop = uniform(1.0, 2) * ((height * zoom - height).abs() / 2 / zoom)[..., None]
+    shift = only(CROP, crop) + only(TRANSLATE, uniform(SHIFT * height, 2))
+    side = height // 4
+    corner = torch.randint(height - side + 1, (students, batch, 2), generator=generator, device=device)
+    return Draw(
+        affine(flip, zoom, angle, shift, height),
+        *(only(COLOR, uniform(COLOR_RANGE)) for _ in range(3)),
+        only(CUTOUT, corner, height),
+    )
+
+
+def affine(flip, zoom, angle, shift, height):
+    """(..., 2, 3) matrices for affine_grid. `shift` (..., 2) is in source pixels, (rows, columns)."""
+    cos, sin = angle.cos() / zoom, angle.sin() / zoom
+    rows, columns = (shift * 2 / height).unbind(-1)
+    return torch.stack([torch.stack([flip * cos, -sin, columns], -1), torch.stack([flip * sin, cos, rows], -1)], -2)
+
+
+def apply(x, draw):
+    """Augment x (S, B, K, H, W) by a `Draw` of (S, B); x itself where it is None."""
+    if draw is None:
+        return x
+
+    def factor(log_factor):
+        return log_factor.exp()[..., None, None, None]
+
+    x = x + draw.brightness[..., None, None, None]
+    mean = x.mean((2, 3, 4), keepdim=True)
+    x = (x - mean) * factor(draw.contrast) + mean
+    grey = x.mean(2, keepdim=True)
+    x = (x - grey) * factor(draw.saturation) + grey
+    flat = x.flatten(0, 1)
+    grid = F.affine_grid(draw.theta.flatten(0, 1).to(x.dtype), flat.shape, align_corners=False)
+    x = F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False).view_as(x)
+    return x * ~_cutout(draw.top_left, x.shape[-2], x.shape[-1])
+
+
+def _cutout(top_left, height, width):
+    """(S, B, 1, H, W) mask of the squares, of side H // 4."""
+    rows = torch.arange(height, device=top_left.device) - top_left[..., :1]
+    columns = torch.arange(width, device=top_left.device) - top_left[..., 1:]
+    inside = (0 <= rows) & (rows < height // 4), (0 <= columns) & (columns < height // 4)
+    return (inside[0][..., :, None] & inside[1][..., None, :]).unsqueeze(2)

@@ -1,0 +1,1 @@
+"""Data: sources, preparation, preprocessing, and the real set on the device."""

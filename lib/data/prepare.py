@@ -1,0 +1,118 @@
+"""Download -> verify -> tensorflow-datasets builder of our own -> uint8 arrays and a manifest on disk.
+
+The builder needs no TensorFlow: it writes array_record files of plain tensors, which are read once into one array per
+split, in the archive's order. Each dataset has a data folder of its own, because tensorflow-datasets keys what it keeps
+by file name alone, and MNIST and Fashion-MNIST share theirs.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..files import FileError, replacing, sha256, write_json
+from ..params import KNOWN_SOURCES, in_shape
+from . import readers
+from .sources import ARCHIVES, locate
+
+
+def prepare(name, dataset, out, downloads, archives=None):
+    """Prepare `dataset` (params.Dataset) into the folder `out`: train_x.npy (n, K, H, W) uint8, train_y.npy (n,) int64,
+    the same for test, and manifest.json. `downloads` keeps archives; `archives` holds the user's own. FileError says what is wrong.
+    """
+    out = Path(out)
+    shutil.rmtree(out, ignore_errors=True)
+    files, packed, splits = [], False, None
+    if dataset.folder:
+        splits, names = readers.folder_files(dataset.folder)
+    else:
+        if dataset.source in ARCHIVES:
+            files, packed = locate(dataset.source, downloads, archives)
+        names = readers.class_names(dataset.source, files)
+
+    def examples(split):
+        if splits:
+            return readers.read_folder(splits[split], dataset.resolution, in_shape(dataset)[0])
+        return readers.read(dataset.source, files, packed, split, dataset.resolution)
+
+    out.mkdir(parents=True)
+    arrays = {}
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{name}-") as workspace:
+        for split, x, y in build_arrays(name, in_shape(dataset), examples, workspace):
+            arrays[split] = (x, y)
+            for letter, array in (("x", x), ("y", y)):
+                with replacing(out / f"{split}_{letter}.npy") as tmp, open(tmp, "wb") as file:
+                    np.save(file, array, allow_pickle=False)
+    write_json(out / "manifest.json", manifest(name, dataset, arrays, names, files, packed, out))
+
+
+def build_arrays(name, shape, examples, workspace):
+    """Run the examples through tensorflow-datasets' own builder; yield (split, x (n, K, H, W), y (n,))."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    channels, height, width = shape
+
+    class Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Images of one size with integer labels, as raw tensors (PNG encoding would need TensorFlow)."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Tensor(shape=(height, width, channels), dtype=np.uint8),
+                    "label": tfds.features.Scalar(dtype=np.int64),
+                }
+            )
+            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(split) for split in readers.SPLITS}
+
+        def _generate_examples(self, split):
+            for i, (image, label) in enumerate(examples(split)):
+                yield i, {"image": np.ascontiguousarray(image), "label": label}
+
+    Images.name = name.replace("-", "_").lower()
+    builder = Images(data_dir=workspace, file_format="array_record")
+    builder.download_and_prepare()
+    for split in readers.SPLITS:
+        source = builder.as_data_source(split)
+        x = np.empty((len(source), channels, height, width), np.uint8)
+        y = np.empty(len(source), np.int64)
+        for start in tqdm(range(0, len(source), 1000), desc=f"{name} {split}", unit="k images"):
+            for i, example in enumerate(source.__getitems__(list(range(start, min(start + 1000, len(source))))), start):
+                x[i], y[i] = example["image"].transpose(2, 0, 1), example["label"]
+        yield split, x, y
+
+
+def manifest(name, dataset, arrays, names, files, packed, out):
+    """What the arrays are and where they came from; refuses a split that is not what the dataset publishes."""
+    train_x, train_y = arrays["train"]
+    num_classes = int(max(y.max() for _, y in arrays.values())) + 1
+    if dataset.source:
+        _, classes, _, *counts = KNOWN_SOURCES[dataset.source]
+        found = [len(arrays[s][0]) for s in readers.SPLITS]
+        if found != counts or num_classes != classes:
+            raise FileError(f"{name}: {found} train and test images of {num_classes} classes, expected {counts} of {classes}")
+    chunks = [train_x[i : i + 10000].astype(np.float64) / 255 for i in range(0, len(train_x), 10000)]
+    mean = sum(c.sum((0, 2, 3)) for c in chunks) / train_x[:, 0].size
+    square = sum((c**2).sum((0, 2, 3)) for c in chunks) / train_x[:, 0].size
+    return {
+        "name": name,
+        "source": dataset.source or "folder",
+        "shape": list(in_shape(dataset)),
+        "num_classes": num_classes,
+        "class_names": names or [str(c) for c in range(num_classes)],
+        "num_train": len(train_x),
+        "num_test": len(arrays["test"][0]),
+        "class_counts": np.bincount(train_y, minlength=num_classes).tolist(),
+        "mean": mean.tolist(),
+        "std": np.sqrt(np.maximum(square - mean**2, 1e-12)).tolist(),
+        "archives": [path.name for path in files],
+        "repacked": packed,
+        "sha256": {p.name: sha256(p) for p in sorted(out.glob("*.npy"))},
+    }

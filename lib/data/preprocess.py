@@ -1,0 +1,124 @@
+"""Channel standardisation and ZCA whitening, fitted on the training set, exact both ways.
+
+Source: reference sheets of FRePo (section 7) and MTT (section 1). Two forms of ZCA, on flattened images with mean m and
+covariance U diag(s) U^T:
+
+  frepo  W = U diag((s + eps * mean(s))^-1/2) U^T, covariance over n; with fewer images than dimensions, the scale of the
+         directions beyond the n-th is 1 (rank control); on standardised pixels. `checkerboard` p splits an image into its
+         p*p polyphase sub-images, which share one W fitted on their mean covariance.
+  mtt    W = U diag((s + eps)^-1/2) U^T, covariance over n - 1; on [0, 1] pixels (standardise: false).
+"""
+
+import numpy as np
+import scipy.linalg
+import torch
+from tqdm import tqdm
+
+from ..files import load_tensors, save_tensors
+
+BLOCK = 4096  # images per block of the covariance: bounds the memory in float64
+
+
+def polyphase(x, p):
+    """(n, K, H, W) -> (p*p, n, K*H/p*W/p): sub-images x[i::p, j::p], flattened."""
+    return torch.stack([x[:, :, i::p, j::p].flatten(1) for i in range(p) for j in range(p)])
+
+
+def unpolyphase(phases, shape, p):
+    """Inverse of `polyphase` for images of `shape` (K, H, W)."""
+    channels, height, width = shape
+    x = phases.new_empty(phases.shape[1], channels, height, width)
+    for k, phase in enumerate(phases):
+        x[:, :, k // p :: p, k % p :: p] = phase.view(-1, channels, height // p, width // p)
+    return x
+
+
+def fit_zca(images, form, eps, checkerboard=1):
+    """Fit ZCA on `images`, an iterable of float64 tensors (n_i, K, H, W) that can be run through twice.
+
+    Returns (mean (K, H, W), vectors (D, D), scale (D,)) in float64, eigenvalues descending: W = vectors diag(scale) vectors^T.
+    """
+    count, total = 0, 0
+    for x in images():
+        count, total = count + len(x), total + x.sum(0)
+    mean = total / count
+    covariance = 0
+    for x in images():
+        for phase in polyphase(x - mean, checkerboard):
+            covariance = covariance + phase.T @ phase
+    covariance /= checkerboard**2 * (count if form == "frepo" else count - 1)
+    values, vectors = scipy.linalg.eigh(covariance.numpy(), driver="evd", overwrite_a=True, check_finite=False)
+    values = torch.from_numpy(values[::-1].copy()).clamp(min=0)
+    vectors = torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1]))
+    ridge = eps * values.mean() if form == "frepo" else eps
+    scale = (values + ridge) ** -0.5
+    if form == "frepo" and count < len(scale):
+        scale[count:] = 1.0
+    return mean, vectors, scale
+
+
+class Preprocess:
+    """Pixels in [0, 1] <-> the space that networks and distilled sets live in.
+
+    mean, std (K,); zca: None or (mean (K, H, W), vectors (D, D), scale (D,)); checkerboard: polyphase factor.
+    """
+
+    def __init__(self, mean, std, zca=None, checkerboard=1):
+        self.mean, self.std, self.zca, self.checkerboard = mean, std, zca, checkerboard
+        self._matrices = {}
+
+    def _matrix(self, power, like):
+        """U diag(scale^power) U^T in the dtype and on the device of `like`; built in float64 once."""
+        key = (power, like.dtype, like.device)
+        if key not in self._matrices:
+            _, vectors, scale = (t.to(like.device) for t in self.zca)
+            self._matrices[key] = ((vectors * scale**power) @ vectors.T).to(like.dtype)
+        return self._matrices[key]
+
+    def _per_channel(self, name, like):
+        return getattr(self, name).to(like)[:, None, None]
+
+    def _linear(self, x, power):
+        phases = polyphase(x, self.checkerboard) @ self._matrix(power, x)
+        return unpolyphase(phases, x.shape[1:], self.checkerboard)
+
+    def apply(self, pixels):
+        """(n, K, H, W) floats in [0, 1] -> preprocessed."""
+        x = (pixels - self._per_channel("mean", pixels)) / self._per_channel("std", pixels)
+        return x if self.zca is None else self._linear(x - self.zca[0].to(x), 1)
+
+    def invert(self, x):
+        """Preprocessed -> pixels; not clipped."""
+        if self.zca is not None:
+            x = self._linear(x, -1) + self.zca[0].to(x)
+        return x * self._per_channel("std", x) + self._per_channel("mean", x)
+
+    def save(self, path):
+        tensors = {"mean": self.mean, "std": self.std}
+        if self.zca is not None:
+            tensors |= dict(zip(("zca_mean", "zca_vectors", "zca_scale"), self.zca))
+        save_tensors(path, tensors, checkerboard=self.checkerboard)
+
+    @classmethod
+    def load(cls, path):
+        tensors, meta = load_tensors(path)
+        zca = tuple(tensors[k] for k in ("zca_mean", "zca_vectors", "zca_scale")) if "zca_mean" in tensors else None
+        return cls(tensors["mean"], tensors["std"], zca, meta["checkerboard"])
+
+
+def fit(cfg, pixels, manifest):
+    """Fit what `cfg` (params.Preprocessing) asks for on the training images `pixels` (n, K, H, W) uint8, on the CPU."""
+    channels = pixels.shape[1]
+    mean = torch.tensor(cfg.mean or manifest["mean"], dtype=torch.float64)
+    std = torch.tensor(cfg.std or manifest["std"], dtype=torch.float64)
+    if not cfg.standardise:
+        mean, std = torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64)
+    plain = Preprocess(mean, std)
+    if cfg.zca == "none":
+        return plain
+
+    def images():
+        for start in tqdm(range(0, len(pixels), BLOCK), desc="covariance", unit="blocks"):
+            yield plain.apply(torch.from_numpy(pixels[start : start + BLOCK].astype(np.float64) / 255))
+
+    return Preprocess(mean, std, fit_zca(images, cfg.zca, cfg.zca_eps, cfg.checkerboard), cfg.checkerboard)

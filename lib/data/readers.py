@@ -1,0 +1,212 @@
+"""Readers of the published formats: each yields (image uint8 (H, W, K), label) for one split, in the file's order.
+
+`read(source, files, packed, split, resolution)` is the only door; `class_names` gives the labels' meaning.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..files import FileError
+from .sources import gunzip, members
+
+GIGA = 1 << 30
+DIGITS_TRAIN = 1297  # the fixed split: the first 1297 of scikit-learn's 1797 digits train, the last 500 test
+SPLITS = ("train", "test")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def picture(file, resolution, name):
+    """Decode a picture, crop its central square and shrink it to `resolution` by area averaging -> uint8 (H, W, 3)."""
+    try:
+        image = Image.open(file).convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise FileError(f"{name}: not a readable picture ({type(error).__name__}: {error}); replace or remove it") from None
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # BOX averages the source pixels under each target pixel, which is what 'area' interpolation means.
+    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BOX, (left, top, left + side, top + side)))
+
+
+def digits(files, packed, split, resolution):
+    """scikit-learn's bundled 8x8 digits, their 17 grey levels spread over 0..255."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    part = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
+    for image, label in zip(bunch.images[part], bunch.target[part]):
+        yield np.rint(image[..., None] * (255 / 16)).astype(np.uint8), int(label)
+
+
+def idx(files, packed, split, resolution):
+    """MNIST's format: 16 bytes of header before the images, 8 before the labels."""
+    images, labels = (files[0], files[1]) if split == "train" else (files[2], files[3])
+    count = 60000 if split == "train" else 10000
+    x = np.frombuffer(gunzip(images, 16 + count * 784), np.uint8, offset=16).reshape(count, 28, 28, 1)
+    y = np.frombuffer(gunzip(labels, 8 + count), np.uint8, offset=8)
+    yield from zip(x, map(int, y))
+
+
+def cifar(files, packed, split, resolution, label_bytes=1):
+    """CIFAR's binary records: label byte(s), the last of them the fine one, then the R, G and B planes."""
+    if packed:
+        yield from cifar10_packed(files, split)
+        return
+    prefix = {"train": ("data_batch_", "train.bin"), "test": ("test_batch", "test.bin")}[split]
+    found = {n.rsplit("/", 1)[-1]: f.read() for n, f in members(files[0], GIGA) if n.rsplit("/", 1)[-1].startswith(prefix)}
+    for name in sorted(found):
+        if len(found[name]) % (label_bytes + 3072):
+            raise FileError(f"{files[0]}: {name} does not hold whole records")
+        records = np.frombuffer(found[name], np.uint8).reshape(-1, label_bytes + 3072)
+        yield from zip(records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), map(int, records[:, label_bytes - 1]))
+
+
+def cifar10_packed(files, split):
+    """Lossless WebP pictures of 100x100 tiles in the published order, labels beside them."""
+    labels = np.load(files[-1], allow_pickle=False)[split]
+    pictures = files[:5] if split == "train" else files[5:6]
+    tiles = []
+    for path in pictures:
+        tiles.append(np.asarray(Image.open(path).convert("RGB")).reshape(100, 32, 100, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3))
+    yield from zip(np.concatenate(tiles), map(int, labels))
+
+
+def tiny_imagenet(files, packed, split, resolution):
+    """train/WNID/images/*.JPEG; the test split is val/images with its list of annotations."""
+    names = _tiny_names(files[0])
+    labels, images = {}, []
+    for name, file in members(files[0], 2 * GIGA):
+        parts = name.split("/")
+        if split == "train" and len(parts) == 5 and parts[1] == "train" and parts[3] == "images":
+            yield picture(file, resolution, name), names.index(parts[2])
+        elif split == "test" and parts[1:] == ["val", "val_annotations.txt"]:
+            labels = dict(line.split("\t")[:2] for line in file.read().decode().splitlines())
+        elif split == "test" and parts[1:3] == ["val", "images"]:
+            images.append((parts[3], picture(file, resolution, name)))
+    for name, image in images:
+        yield image, names.index(labels[name])
+
+
+def _tiny_names(path):
+    for name, file in members(path, 2 * GIGA):
+        if name.endswith("/wnids.txt"):
+            return sorted(file.read().decode().split())
+    raise FileError(f"{path}: wnids.txt is missing")
+
+
+def class_folders_archive(files, packed, split, resolution):
+    """ROOT/{train,val}/CLASS/*: Imagenette and Imagewoof; the val split is the test split."""
+    part = "train" if split == "train" else "val"
+    found = [
+        (name.split("/")[-2], name, picture(io.BytesIO(file.read()), resolution, name))
+        for name, file in members(files[0], 2 * GIGA)
+        if name.split("/")[1:2] == [part] and Path(name).suffix.lower() in SUFFIXES
+    ]
+    classes = sorted({c for c, _, _ in found})
+    for wnid, _, image in sorted(found, key=lambda item: item[1]):
+        yield image, classes.index(wnid)
+
+
+def imagenet_resized(files, packed, split, resolution):
+    """npz batches of flat rows, R, G and B planes one after the other; labels from 1."""
+    for path in files[:2] if split == "train" else files[2:]:
+        for name, file in members(path, 20 * GIGA):
+            batch = np.load(io.BytesIO(file.read()), allow_pickle=False)
+            images = batch["data"].reshape(-1, 3, 64, 64).transpose(0, 2, 3, 1)
+            yield from zip(images, (int(label) - 1 for label in batch["labels"]))
+
+
+def caltech_birds2011(files, packed, split, resolution):
+    """CUB-200: image paths and the train/test split are lists inside the archive."""
+    lists, pictures = {}, {}
+    for name, file in members(files[0], 4 * GIGA):
+        base = name.rsplit("/", 1)[-1]
+        if base in ("images.txt", "image_class_labels.txt", "train_test_split.txt"):
+            lists[base] = dict(line.split() for line in file.read().decode().splitlines() if line.strip())
+        elif "/images/" in name and Path(name).suffix.lower() in SUFFIXES:
+            pictures[name.split("/images/")[1]] = picture(file, resolution, name)
+    wanted = "1" if split == "train" else "0"
+    for key, name in lists["images.txt"].items():
+        if lists["train_test_split.txt"][key] == wanted:
+            yield pictures[name], int(lists["image_class_labels.txt"][key]) - 1
+
+
+READERS = {
+    "digits": digits,
+    "mnist": idx,
+    "fashion_mnist": idx,
+    "cifar10": cifar,
+    "cifar100": lambda *args: cifar(*args, label_bytes=2),
+    "tiny_imagenet": tiny_imagenet,
+    "imagenette": class_folders_archive,
+    "imagewoof": class_folders_archive,
+    "imagenet_resized": imagenet_resized,
+    "caltech_birds2011": caltech_birds2011,
+}
+
+
+def read(source, files, packed, split, resolution):
+    """Yield (image uint8 (H, W, K), label) of one split of a source known by name."""
+    return READERS[source](files, packed, split, resolution)
+
+
+def class_names(source, files):
+    """Names by label where the files or the papers give them, else None."""
+    if source in ("mnist", "digits"):
+        return [str(d) for d in range(10)]
+    if source == "fashion_mnist":
+        return list(FASHION)
+    if source == "cifar10":
+        return list(CIFAR10)
+    if source == "tiny_imagenet":
+        return _tiny_names(files[0])
+    wanted = {"cifar100": "fine_label_names.txt", "caltech_birds2011": "CUB_200_2011/classes.txt"}.get(source)
+    for name, file in members(files[0], 4 * GIGA) if wanted else ():
+        if name.endswith(wanted):
+            return [line.split()[-1] for line in file.read().decode().splitlines() if line.strip()]
+    return None
+
+
+def folder_files(folder):
+    """A user's own folder of class folders -> ({split: [(path, label)]}, class names).
+
+    FOLDER/train/CLASS/* with FOLDER/test or FOLDER/val beside it; or FOLDER/CLASS/*, of which every fifth picture of
+    each class, in order of names, is the test set.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise FileError(f"{folder}: no such folder (a dataset's `folder` holds one folder of pictures per class)")
+    train = folder / "train" if (folder / "train").is_dir() else folder
+    test = next((folder / name for name in ("test", "val") if train != folder and (folder / name).is_dir()), None)
+    classes = sorted(p.name for p in train.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(classes) < 2:
+        raise FileError(f"{train}: holds {len(classes)} class folder(s); at least 2 are needed")
+
+    def pictures(root, name):
+        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise FileError(f"{root / name}: no pictures ({', '.join(sorted(SUFFIXES))})")
+        return found
+
+    splits = {"train": [], "test": []}
+    for label, name in enumerate(classes):
+        if test is not None:
+            splits["train"] += [(p, label) for p in pictures(train, name)]
+            splits["test"] += [(p, label) for p in pictures(test, name)]
+        else:
+            for i, p in enumerate(pictures(train, name)):
+                splits["test" if i % 5 == 4 else "train"].append((p, label))
+    if not splits["test"]:
+        raise FileError(f"{folder}: too few pictures for a test set; each class needs at least 5, or give a test folder")
+    return splits, classes
+
+
+def read_folder(pairs, resolution, channels):
+    """Yield (image uint8 (H, W, K), label) for the (path, label) pairs of `folder_files`."""
+    for path, label in pairs:
+        image = picture(path, resolution, path)
+        yield (image if channels == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]), label

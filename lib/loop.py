@@ -1,0 +1,115 @@
+"""The outer loop, once for every method: budget, progress, evaluation, checkpoints and resume.
+
+It knows neither DVC nor MLflow: the stage hands it a folder for checkpoints and a function that takes metrics.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .files import FileError, load_state, save_state
+
+FETCH_EVERY = 50  # steps between fetches of the metrics from the device
+CHECKPOINT_MINUTES = 5.0
+
+
+class NonFiniteLoss(Exception):
+    """The loss of a run is no longer a number; the message says where and what was kept."""
+
+
+@dataclass
+class Progress:
+    """What a run has measured so far; part of its checkpoint."""
+
+    step: int = 0
+    wall_s: float = 0.0
+    history: list = field(default_factory=list)  # {"step", "accuracy", ...} of each evaluation
+    losses: list = field(default_factory=list)  # [step, mean loss, mean batch accuracy] of each fetch
+    best: dict | None = None  # {"step", "accuracy", "x", "y"}: highest watched accuracy, where it is asked for
+    pending: list = field(default_factory=list)  # metrics of the steps since the last fetch, on the device
+
+
+def watch_steps(cfg):
+    """Steps after which the run is evaluated: `watch_at`, every `watch_every`, and the last."""
+    steps = set(cfg.watch_at or ()) | {cfg.steps}
+    if cfg.watch_every:
+        steps |= set(range(cfg.watch_every, cfg.steps, cfg.watch_every))
+    return steps
+
+
+def run(name, method, batches, real, targets, cfg, watch, checkpoint, log=lambda step, metrics: None, minutes=CHECKPOINT_MINUTES):
+    """Run `method` for `cfg.steps` outer steps -> Progress.
+
+    batches: data.real.Batches; targets (n, C): of the real training set; watch(): accuracy in percent of the current
+    synthetic set, called after `watch_steps`; checkpoint: a file that is written every `minutes` and gone on from
+    if it exists; log(step, metrics): called at each fetch and evaluation. NonFiniteLoss stops the run and leaves the
+    last good checkpoint.
+    """
+    parts = {"method": method, "batches": batches}
+    progress = resume(checkpoint, parts) if Path(checkpoint).exists() else Progress()
+    due, saved_at, started = watch_steps(cfg), time.monotonic(), time.monotonic() - progress.wall_s
+    with tqdm(total=cfg.steps, initial=progress.step, desc=name, unit="step", smoothing=0.05, mininterval=0.5) as bar:
+        for step in range(progress.step, cfg.steps):
+            chosen = batches.next()
+            progress.pending.append(method.step(step, real.train_x[chosen], targets[chosen]))
+            progress.step = done = step + 1
+            bar.update()
+            if len(progress.pending) == FETCH_EVERY or done in due:
+                fetch(name, progress, checkpoint)
+                _, loss, batch_accuracy = progress.losses[-1]
+                log(done, {"loss": loss, "batch_accuracy": batch_accuracy})
+                bar.set_postfix(loss=f"{loss:.4f}", acc=f"{progress.history[-1]['accuracy']:.1f}%" if progress.history else "-")
+            if done in due:
+                accuracy = watch()
+                progress.history.append({"step": done, "accuracy": accuracy})
+                if cfg.select == "best_test" and (progress.best is None or accuracy > progress.best["accuracy"]):
+                    x, y = method.syn.snapshot()
+                    progress.best = {"step": done, "accuracy": accuracy, "x": x, "y": y}
+                log(done, {"watched_accuracy": accuracy})
+            progress.wall_s = time.monotonic() - started
+            if time.monotonic() - saved_at > minutes * 60 or done == cfg.steps:
+                check_finite(name, progress, checkpoint)
+                save_state(checkpoint, {**{k: part.state_dict() for k, part in parts.items()}, "progress": vars(progress)})
+                saved_at = time.monotonic()
+    return progress
+
+
+def check_finite(name, progress, checkpoint):
+    """Bring the pending losses to the host and refuse what is not finite -> losses (n,) float64."""
+    if not progress.pending:
+        return torch.empty(0, dtype=torch.float64)
+    loss = torch.stack([m["loss"] for m in progress.pending]).double().cpu()
+    bad = (~loss.isfinite()).nonzero()
+    if len(bad):
+        i = int(bad[0])
+        earlier = f"{progress.losses[-1][1]:.6g} (mean of earlier steps)" if progress.losses else "none"
+        last = f"{loss[i - 1].item():.6g}" if i else earlier
+        kept = f"the last good checkpoint is kept at {checkpoint}" if Path(checkpoint).exists() else "no checkpoint had been due yet"
+        raise NonFiniteLoss(
+            f"{name}: the loss is {loss[i].item()} at step {progress.step - len(loss) + i + 1}; the last finite value was {last}; {kept}. "
+            "A lower outer_lr, krr_dtype: float64 or conv_dtype: float32 are what usually helps"
+        )
+    return loss
+
+
+def fetch(name, progress, checkpoint):
+    """Turn the pending metrics into one entry of `progress.losses`."""
+    loss = check_finite(name, progress, checkpoint).mean().item()
+    accuracy = torch.stack([m["batch_accuracy"] for m in progress.pending]).double().mean().item()
+    progress.losses.append([progress.step, loss, accuracy])
+    progress.pending = []
+
+
+def resume(checkpoint, parts):
+    """Load a checkpoint into `parts` -> Progress."""
+    device = parts["batches"].generator.device
+    state = load_state(checkpoint, device)
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return Progress(**state["progress"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise FileError(f"{checkpoint}: not a checkpoint of this cell ({error}); delete it to start the run anew") from None

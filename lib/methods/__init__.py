@@ -1,0 +1,5 @@
+"""The methods, by the name that a cell gives them. A method is built from (cfg, syn, seed) and has `step` and a state."""
+
+from .frepo import FRePo
+
+METHODS = {"frepo": FRePo}

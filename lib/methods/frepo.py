@@ -1,0 +1,169 @@
+"""FRePo: dataset distillation using neural feature regression with pooling (Zhou, Nezhadarya, Ba; NeurIPS 2022).
+
+Source: reference sheet of FRePo, sections 2 to 5. Knowing departures from the released code: the pool's member is
+drawn from a seeded generator (the original's is unseeded), the real batches are permutations of the training set
+(the original shuffles within a buffer of 16 batches), and convolutions may run in bfloat16 where the cell says so.
+"""
+
+from contextlib import nullcontext
+from math import cos, pi
+
+import torch
+
+from ..krr import krr_predict, squared_error
+from ..networks import build
+from ..rng import generator, restore
+
+# Pixels of real images per forward on a CPU: the first layer's activations stay in the cache (8 MiB at width 128).
+CPU_CHUNK_PIXELS = {"float32": 16 * 32 * 32, "bfloat16": 32 * 32 * 32}
+
+
+def label_margin(y):
+    """Minus the mean margin between the two largest entries of each row of y (N, C), each capped at 1/C."""
+    first, second = y.topk(2, dim=1).values.unbind(1)
+    return -(first - second).clamp(max=1 / y.shape[1]).mean()
+
+
+def meta_loss(features, x, y, phi_real, targets, flip):
+    """The outer objective: regression from the synthetic set to a real batch, plus the labels' margin term.
+
+    features: images -> (N, F); x (N, K, H, W), y (N, C): the synthetic set; phi_real (B, F), without gradient;
+    targets (B, C): centred one-hot. With `flip` the set is doubled by its mirror images.
+    Returns (loss, fraction of the batch predicted rightly).
+    """
+    margin = label_margin(y)
+    if flip:
+        x, y = torch.cat([x, x.flip(-1)]), torch.cat([y, y])
+    prediction = krr_predict(features(x), y, phi_real)
+    accuracy = (prediction.argmax(1) == targets.argmax(1)).float().mean()
+    return squared_error(prediction, targets) + margin, accuracy
+
+
+def cosine_lr(base, final_fraction, step, total):
+    """Cosine from `base` at step 0 to `base * final_fraction` at `total`."""
+    return base * (final_fraction + (1 - final_fraction) * 0.5 * (1 + cos(pi * min(step / total, 1))))
+
+
+class Member:
+    """One network of the pool with its own Adam state and the number of updates it has had."""
+
+    def __init__(self, net, lr, counter):
+        self.net, self.counter = net, counter
+        self.optimizer = torch.optim.Adam(net.parameters(), lr, fused=True)
+
+    def reset(self, gen):
+        self.net.reset(gen)
+        self.optimizer.state.clear()
+        self.counter = 0
+
+    def state_dict(self):
+        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "counter": self.counter}
+
+    def load_state_dict(self, state):
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.counter = state["counter"]
+
+
+class FRePo:
+    """The method's state; `step` is one iteration of the algorithm.
+
+    cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run.
+    """
+
+    def __init__(self, cfg, syn, seed):
+        from timm.optim import Lamb  # optax's LAMB with these switches; imported here because timm takes seconds
+
+        self.cfg, self.syn = cfg, syn
+        device = syn.x.device
+        self.weights_rng = generator(seed, "pool", "weights", device=device)
+        self.pool_rng = generator(seed, "pool", "member")
+        self.batch_rng = generator(seed, "pool", "batch", device=device)
+        self.pool = [self._member(cfg.reset_after // cfg.pool_size * i) for i in range(cfg.pool_size)]
+        learned = [t for t in (syn.x, syn.y) if t.requires_grad]
+        # Without weight decay, clipping or a limit on the trust ratio: |update| = lr * |tensor| for each tensor.
+        self.optimizer = Lamb(learned, cfg.outer_lr, weight_decay=0.0, max_grad_norm=None, always_adapt=True)
+        self._features = self._compute_features
+
+    def _member(self, counter):
+        syn = self.syn
+        net = build(self.cfg.net, tuple(syn.x.shape[1:]), syn.y.shape[1]).to(syn.x.device, memory_format=torch.channels_last)
+        return Member(net.reset(self.weights_rng), self.cfg.online_lr, counter)
+
+    def autocast(self):
+        if self.cfg.conv_dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self.syn.x.device.type, dtype=getattr(torch, self.cfg.conv_dtype))
+
+    def _compute_features(self, net, x):
+        """Penultimate features (N, F) in the kernel's precision; eval-mode norm statistics."""
+        with self.autocast():
+            phi = net.eval().features(x.contiguous(memory_format=torch.channels_last))
+        return phi.to(getattr(torch, self.cfg.krr_dtype))
+
+    @torch.no_grad()
+    def target_features(self, net, x):
+        chunk = len(x)
+        if x.device.type == "cpu":
+            chunk = max(CPU_CHUNK_PIXELS[self.cfg.conv_dtype] // (x.shape[-1] * x.shape[-2]), 1)
+        return torch.cat([self._features(net, part) for part in x.split(chunk)])
+
+    def meta_step(self, net, x_real, targets, lr):
+        """Update the synthetic set through a frozen network (sections 2 and 3)."""
+        phi_real = self.target_features(net, x_real)
+        for p in net.parameters():  # only the images and the labels need a gradient: about half of the backward pass
+            p.requires_grad_(False)
+        y = self.syn.y.to(phi_real.dtype)
+        loss, accuracy = meta_loss(
+            lambda x: self._features(net, x), self.syn.x, y, phi_real, targets.to(phi_real.dtype), self.cfg.flip
+        )
+        self.optimizer.zero_grad()
+        loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        return {"loss": loss.detach(), "batch_accuracy": accuracy}
+
+    def online_step(self, member):
+        """Train a member of the pool on the set for one step (section 5): train-mode norm, no flip, no augmentation."""
+        n, limit = len(self.syn), self.cfg.online_batch
+        x, y = self.syn.x.detach(), self.syn.y.detach()
+        if n > limit:
+            chosen = torch.randperm(n, generator=self.batch_rng, device=x.device)[:limit]
+            x, y = x[chosen], y[chosen]
+        net = member.net.train()
+        for p in net.parameters():
+            p.requires_grad_(True)
+        with self.autocast():
+            logits = net(x.contiguous(memory_format=torch.channels_last))
+        member.optimizer.zero_grad()
+        squared_error(logits.to(y.dtype), y).backward()
+        member.optimizer.step()
+        member.counter += 1
+
+    def step(self, step, x_real, targets):
+        """Iteration `step` (from 0) on a real batch x_real (B, K, H, W), targets (B, C) -> metrics on the device."""
+        member = self.pool[torch.randint(len(self.pool), (), generator=self.pool_rng)]
+        lr = cosine_lr(self.cfg.outer_lr, self.cfg.outer_lr_final, step, self.cfg.steps)
+        metrics = self.meta_step(member.net, x_real, targets, lr)
+        if member.counter > self.cfg.reset_after:
+            member.reset(self.weights_rng)
+        else:
+            self.online_step(member)
+        return metrics
+
+    def state_dict(self):
+        return {
+            "syn": self.syn.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "pool": [m.state_dict() for m in self.pool],
+            "rng": [g.get_state() for g in (self.weights_rng, self.pool_rng, self.batch_rng)],
+        }
+
+    def load_state_dict(self, state):
+        self.syn.load_state_dict(state["syn"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for member, saved in zip(self.pool, state["pool"], strict=True):
+            member.load_state_dict(saved)
+        for gen, saved in zip((self.weights_rng, self.pool_rng, self.batch_rng), state["rng"], strict=True):
+            restore(gen, saved)

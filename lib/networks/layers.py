@@ -1,0 +1,112 @@
+"""Layers and initialisations shared by the networks: the flax conventions that FRePo's results rest on.
+
+Source: reference sheet of FRePo, section 6. Every random weight is drawn from an explicit generator.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+TRUNCATED_STD = 0.87962566103423978  # standard deviation of a unit normal cut at +-2
+
+
+class BatchNorm(nn.Module):
+    """Batch norm with flax's bookkeeping: running = 0.1 * running + 0.9 * batch, with the *biased* batch variance.
+
+    (PyTorch's own layer would store the unbiased variance and name the same momentum 0.9.)
+    Starts at running mean 0 and variance 1, so that an untrained network's norm is close to the identity.
+    """
+
+    def __init__(self, channels, eps=1e-5, keep=0.1):
+        super().__init__()
+        self.eps, self.keep = eps, keep
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x):  # (B, K, H, W)
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        with torch.no_grad():
+            var, mean = torch.var_mean(x.to(self.running_var.dtype), (0, 2, 3), correction=0)
+            self.running_mean.mul_(self.keep).add_(mean, alpha=1 - self.keep)
+            self.running_var.mul_(self.keep).add_(var, alpha=1 - self.keep)
+        return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+
+    def reset(self, generator):
+        for tensor, value in ((self.weight, 1), (self.bias, 0), (self.running_mean, 0), (self.running_var, 1)):
+            tensor.detach().fill_(value)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Flax's LayerNorm on images: over the channels of each position."""
+
+    def forward(self, x):
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+NORMS = {
+    "none": lambda channels: nn.Identity(),
+    "batch": BatchNorm,
+    "layer": lambda channels: ChannelNorm(channels, eps=1e-6),
+    "group": lambda channels: nn.GroupNorm(32, channels, eps=1e-6),
+    "group1": lambda channels: nn.GroupNorm(1, channels, eps=1e-6),
+    "instance": lambda channels: nn.GroupNorm(channels, channels, eps=1e-6),
+}
+
+
+def truncated_normal_(tensor, std, generator):
+    """Normal of standard deviation `std` *after* the cut at two of its parent's deviations (flax's law)."""
+    sigma = std / TRUNCATED_STD
+    return nn.init.trunc_normal_(tensor, 0.0, sigma, -2 * sigma, 2 * sigma, generator=generator)
+
+
+@torch.no_grad()
+def reset_parameters(net, generator, gain=1.0, bias_std=0.0):
+    """Draw a network's weights anew, in module order: variance gain / fan_in, biases N(0, bias_std^2).
+
+    gain 1 is LeCun's law, 2 is Kaiming's. Norms return to scale 1, bias 0 and untouched statistics.
+    """
+    for module in net.modules():
+        if isinstance(module, BatchNorm):
+            module.reset(generator)
+        elif isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
+            module.reset_parameters()
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+            fan_in = module.weight[0].numel()
+            truncated_normal_(module.weight, (gain / fan_in) ** 0.5, generator)
+            if module.bias is not None:
+                if bias_std:
+                    module.bias.normal_(0.0, bias_std, generator=generator)
+                else:
+                    module.bias.zero_()
+
+
+class Network(nn.Module):
+    """A feature extractor with a linear head. `features(x)`: (B, K, H, W) -> (B, F); forward -> (B, C) logits."""
+
+    def __init__(self, body, in_shape, num_classes, gain=1.0, bias_std=0.0):
+        super().__init__()
+        self.body = body
+        self.gain, self.bias_std = gain, bias_std
+        with torch.no_grad():
+            training = body.training
+            width = body.eval()(torch.zeros(1, *in_shape)).flatten(1).shape[1]
+            body.train(training)
+        self.head = nn.Linear(width, num_classes)
+
+    @property
+    def feature_width(self):
+        return self.head.in_features
+
+    def features(self, x):
+        return self.body(x).flatten(1)
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+    def reset(self, generator):
+        """Fresh random weights from `generator` (a torch.Generator on the network's device)."""
+        reset_parameters(self, generator, self.gain, self.bias_std)
+        return self

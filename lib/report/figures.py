@@ -1,0 +1,83 @@
+"""Pictures of the report: galleries of distilled images, accuracy against steps and against images per class."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from ..files import replacing
+
+GALLERY_LIMIT = 100  # images shown of a set
+GALLERY_WIDTH = 640  # pixels, about
+GAP = 2
+GREY = "#888888"  # legible on a light and on a dark page
+
+
+def save_gallery(path, pixels, num_classes):
+    """Write a grid of images (N, K, H, W) in [0, 1], class-major, as PNG: a row per class, or rows of ten for one each."""
+    n, _, height, width = pixels.shape
+    ipc = n // num_classes
+    columns = 10 if ipc == 1 else min(ipc, 10)
+    shown = [c * ipc + i for c in range(num_classes) for i in range(min(ipc, 10))][:GALLERY_LIMIT]
+    rows = math.ceil(len(shown) / columns)
+    scale = max(1, GALLERY_WIDTH // (columns * (width + GAP)))
+    sheet = Image.new("RGBA", (columns * (width * scale + GAP) - GAP, rows * (height * scale + GAP) - GAP), (0, 0, 0, 0))
+    arrays = (pixels.clamp(0, 1).cpu().numpy().transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)
+    for k, i in enumerate(shown):
+        image = Image.fromarray(arrays[i].squeeze()).convert("RGB").resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        sheet.paste(image, (k % columns * (width * scale + GAP), k // columns * (height * scale + GAP)))
+    with replacing(path) as tmp:
+        sheet.save(tmp, format="PNG", optimize=True)
+
+
+def _axes(xlabel):
+    """A transparent figure whose ink shows on both page colours."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    # Fixed ids and no date: the same data give the same file.
+    pyplot.rcParams.update({"svg.hashsalt": "distillery", "svg.fonttype": "none", "font.size": 11, "text.color": GREY, "font.family": "sans-serif"})
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    for spine in axes.spines.values():
+        spine.set_color(GREY)
+    axes.tick_params(colors=GREY, which="both")
+    axes.grid(True, color=GREY, alpha=0.25)
+    axes.set_xlabel(xlabel, color=GREY)
+    axes.set_ylabel("test accuracy (%)", color=GREY)
+    return figure, axes
+
+
+def _save(figure, axes, path):
+    from matplotlib import pyplot
+
+    axes.legend(frameon=False, labelcolor=GREY, fontsize=9)
+    with replacing(path) as tmp:
+        figure.savefig(tmp, format="svg", transparent=True, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def plot_steps(path, curves):
+    """Accuracy against outer steps. curves: {label: [[(step, accuracy), ...] for each seed]}; thin lines are seeds."""
+    figure, axes = _axes("outer steps")
+    for colour, (label, seeds) in enumerate(curves.items()):
+        for k, points in enumerate(seeds):
+            steps, accuracy = zip(*points)
+            axes.plot(steps, accuracy, f"C{colour}", marker=".", lw=1, alpha=0.8, label=label if k == 0 else None)
+    _save(figure, axes, path)
+
+
+def plot_ipc(path, lines):
+    """Accuracy against images per class. lines: {label: [(ipc, mean, std), ...]}; bars are the standard deviation."""
+    figure, axes = _axes("images per class")
+    ticks = sorted({ipc for points in lines.values() for ipc, _, _ in points})
+    for label, points in lines.items():
+        ipc, mean, std = zip(*sorted(points))
+        axes.errorbar(ipc, mean, std, marker="o", ms=4, lw=1.2, capsize=3, label=label)
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(t) for t in ticks])
+    axes.minorticks_off()
+    _save(figure, axes, path)
