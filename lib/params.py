@@ -153,6 +153,7 @@ class Runtime:
     archives: str | None  # a folder with the user's own copies of the published archives
     device: str = check(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N")
     checkpoint_minutes: float = at_least(0)
+    compile: str = one_of("none", "default", "reduce-overhead")  # of the networks' passes; the last captures CUDA graphs
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from math import cos, pi
 
 import torch
 from torch.func import functional_call, vmap
-from torch.utils.flop_counter import FlopCounterMode
 
 from . import augment
+from .cost import forward_flops
 from .krr import krr_predict, squared_error
 from .networks import build
 from .rng import generator
@@ -26,13 +26,6 @@ def learning_rate(protocol, step):
         return protocol.lr * step / protocol.warmup
     progress = (step - protocol.warmup) / max(protocol.steps - protocol.warmup, 1)
     return protocol.lr * (protocol.lr_final + (1 - protocol.lr_final) * 0.5 * (1 + cos(pi * progress)))
-
-
-def forward_flops(net, shape):
-    """Floating-point operations of one image's forward pass, counted without computing it."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        build(net, shape, 10).eval()(torch.empty(1, *shape))
-    return counter.get_total_flops() // 2  # `build` itself runs one image through the body to size the head
 
 
 class Students:

@@ -3,8 +3,7 @@
 import shutil
 from dataclasses import asdict
 
-import torch
-
+from lib import cost
 from lib.data.real import Batches
 from lib.files import write_json
 from lib.krr import centred_one_hot
@@ -32,7 +31,9 @@ def stage(params, key):
     runs = {}
     for seed in cfg.seeds:
         syn = SyntheticSet(*initial_set(real, cfg.ipc, seed), cfg.learn_labels)
-        method = METHODS[cell.method](cfg, syn, seed)
+        method = METHODS[cell.method](cfg, syn, seed, params.runtime.compile)
+        if seed == cfg.seeds[0]:
+            print(cost.describe(method.step_flops(), cfg.steps, len(cfg.seeds), cfg.conv_dtype, device), flush=True)
         batches = Batches(len(real.train_x), cfg.real_batch, generator(seed, "batches", device=device))
 
         def watch():

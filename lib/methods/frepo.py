@@ -10,6 +10,7 @@ from math import cos, pi
 
 import torch
 
+from ..cost import forward_flops
 from ..krr import krr_predict, squared_error
 from ..networks import build
 from ..rng import generator, restore
@@ -68,10 +69,11 @@ class Member:
 class FRePo:
     """The method's state; `step` is one iteration of the algorithm.
 
-    cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run.
+    cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run; compiled: a mode
+    of torch.compile for the networks' passes ('reduce-overhead' captures them as CUDA graphs), or 'none'.
     """
 
-    def __init__(self, cfg, syn, seed):
+    def __init__(self, cfg, syn, seed, compiled="none"):
         from timm.optim import Lamb  # optax's LAMB with these switches; imported here because timm takes seconds
 
         self.cfg, self.syn = cfg, syn
@@ -83,23 +85,32 @@ class FRePo:
         learned = [t for t in (syn.x, syn.y) if t.requires_grad]
         # Without weight decay, clipping or a limit on the trust ratio: |update| = lr * |tensor| for each tensor.
         self.optimizer = Lamb(learned, cfg.outer_lr, weight_decay=0.0, max_grad_norm=None, always_adapt=True)
-        self._features = self._compute_features
+        self._run = self._pass if compiled == "none" else torch.compile(self._pass, mode=compiled)
 
     def _member(self, counter):
         syn = self.syn
         net = build(self.cfg.net, tuple(syn.x.shape[1:]), syn.y.shape[1]).to(syn.x.device, memory_format=torch.channels_last)
         return Member(net.reset(self.weights_rng), self.cfg.online_lr, counter)
 
+    def step_flops(self):
+        """Work of one iteration: target forward; support forward and backward to the input; the online step."""
+        n, cfg = len(self.syn), self.cfg
+        images = cfg.real_batch + 2 * n * (2 if cfg.flip else 1) + 3 * min(n, cfg.online_batch)
+        return images * forward_flops(cfg.net, tuple(self.syn.x.shape[1:]))
+
     def autocast(self):
         if self.cfg.conv_dtype == "float32":
             return nullcontext()
         return torch.autocast(self.syn.x.device.type, dtype=getattr(torch, self.cfg.conv_dtype))
 
-    def _compute_features(self, net, x):
-        """Penultimate features (N, F) in the kernel's precision; eval-mode norm statistics."""
+    def _pass(self, part, x):
+        """`part` of a network (its features, or its logits) on images x, convolutions in the cell's precision."""
         with self.autocast():
-            phi = net.eval().features(x.contiguous(memory_format=torch.channels_last))
-        return phi.to(getattr(torch, self.cfg.krr_dtype))
+            return part(x.contiguous(memory_format=torch.channels_last))
+
+    def _features(self, net, x):
+        """Penultimate features (N, F) in the kernel's precision; eval-mode norm statistics."""
+        return self._run(net.eval().features, x).to(getattr(torch, self.cfg.krr_dtype))
 
     @torch.no_grad()
     def target_features(self, net, x):
@@ -134,15 +145,14 @@ class FRePo:
         net = member.net.train()
         for p in net.parameters():
             p.requires_grad_(True)
-        with self.autocast():
-            logits = net(x.contiguous(memory_format=torch.channels_last))
         member.optimizer.zero_grad()
-        squared_error(logits.to(y.dtype), y).backward()
+        squared_error(self._run(net, x).to(y.dtype), y).backward()
         member.optimizer.step()
         member.counter += 1
 
     def step(self, step, x_real, targets):
         """Iteration `step` (from 0) on a real batch x_real (B, K, H, W), targets (B, C) -> metrics on the device."""
+        torch.compiler.cudagraph_mark_step_begin()  # outputs of captured passes live for one iteration; a no-op otherwise
         member = self.pool[torch.randint(len(self.pool), (), generator=self.pool_rng)]
         lr = cosine_lr(self.cfg.outer_lr, self.cfg.outer_lr_final, step, self.cfg.steps)
         metrics = self.meta_step(member.net, x_real, targets, lr)

@@ -1,0 +1,50 @@
+"""What a run will cost, before it starts: its floating-point work over this device's own matrix-product rate."""
+
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .networks import build
+
+
+def forward_flops(net, shape):
+    """Floating-point operations of one image's forward pass, counted without computing it."""
+    with torch.device("meta"):
+        network = build(net, shape, 10).eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, *shape))
+    return counter.get_total_flops()
+
+
+def seconds(function, device, repeats):
+    """Median seconds of `function(i)`, after two calls to warm up."""
+    times = []
+    for i in range(repeats + 2):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        function(i)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return sorted(times[2:])[repeats // 2]
+
+
+def matmul_rate(dtype, device):
+    """FLOP/s of a square matrix product in a torch dtype: what convolutions on this device can hope for."""
+    n = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    return 2 * n**3 / seconds(lambda i: a @ b, device, 9)
+
+
+def describe(step_flops, steps, runs, dtype, device):
+    """One sentence for a person who is about to spend the time."""
+    rate = matmul_rate(getattr(torch, dtype), device)
+    total = step_flops * steps * runs
+    hours = total / rate / 3600
+    time_ = f"{hours / 24:.1f} days" if hours > 48 else f"{hours:.1f} hours" if hours > 1 else f"{hours * 60:.1f} minutes"
+    return (
+        f"cost: {step_flops / 1e9:.3g} GFLOP a step, {steps} steps, {runs} seed(s): {total / 1e15:.3g} PFLOP; "
+        f"at least {time_} at this device's {rate / 1e12:.3g} TFLOP/s in {dtype}, evaluations aside"
+    )

@@ -1,0 +1,71 @@
+"""Seconds per outer iteration of FRePo at the paper's size (width 128, batch 1024), with the floating-point floor.
+
+    python -m tests.benchmarks.frepo_step                 # CPU: float32 and bfloat16
+    python -m tests.benchmarks.frepo_step --device cuda   # eager, compiled and captured
+
+The floor is the iteration's floating-point work over the machine's own matrix-product rate, measured in the same run.
+Images are random numbers of the datasets' shapes: the time does not depend on their values.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+
+import torch
+
+from lib.cost import matmul_rate, seconds
+from lib.krr import centred_one_hot
+from lib.methods.frepo import FRePo
+from lib.params import load_params
+from lib.rng import generator
+from lib.synthetic import SyntheticSet, initial_labels
+
+CASES = {"mnist ipc 1": ((1, 28, 28), 1, False), "cifar10 ipc 1": ((3, 32, 32), 1, True), "cifar10 ipc 10": ((3, 32, 32), 10, True)}
+
+
+def measure(name, dtype, compiled, device, repeats, rates):
+    shape, ipc, flip = CASES[name]
+    defaults = load_params().cells["reduced-frepo-cifar10-ipc1"].distill
+    cfg = replace(defaults, ipc=ipc, flip=flip, conv_dtype=dtype, pool_size=2, reset_after=10**6)
+    gen = generator(0, "benchmark", device=device)
+    syn = SyntheticSet(torch.randn(10 * ipc, *shape, generator=gen, device=device), initial_labels(10, ipc).to(device))
+    method = FRePo(cfg, syn, 0, compiled)
+    x = torch.randn(cfg.real_batch, *shape, generator=gen, device=device)
+    targets = centred_one_hot(torch.randint(10, (cfg.real_batch,), generator=gen, device=device), 10)
+    step = seconds(lambda i: method.step(i, x, targets), device, repeats)
+    member = method.pool[0]
+    target = seconds(lambda i: method.target_features(member.net, x), device, repeats)
+    online = seconds(lambda i: method.online_step(member), device, repeats)
+    floor = method.step_flops() / rates[dtype]
+    return {
+        "case": name, "dtype": dtype, "passes": compiled, "seconds": step, "floor_s": floor, "over_floor": step / floor,
+        "share_target": target / step, "share_online": online / step, "share_meta": 1 - (target + online) / step,
+    }  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compile", nargs="*", default=None, help="modes: none, default, reduce-overhead")
+    parser.add_argument("--json", help="also write the rows to this file")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    modes = args.compile or (["none"] if device.type == "cpu" else ["none", "default", "reduce-overhead"])
+    rates = {dtype: matmul_rate(getattr(torch, dtype), device) for dtype in ("float32", "bfloat16")}
+    print({k: f"{v / 1e9:.0f} GFLOP/s" for k, v in rates.items()})
+    rows = []
+    for name in CASES:
+        for dtype in rates:
+            for mode in modes:
+                row = measure(name, dtype, mode, device, args.repeats, rates)
+                rows.append(row)
+                shares = ", ".join(f"{k} {row[f'share_{k}']:.0%}" for k in ("target", "meta", "online"))
+                print(f"{name:15} {dtype:9} {mode:16} {row['seconds']:.4f} s, {row['over_floor']:.2f} of the floor; {shares}", flush=True)
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump({"rates": rates, "rows": rows}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

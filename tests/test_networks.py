@@ -1,0 +1,104 @@
+"""Networks: published parameter counts, initialisation laws, flax's batch norm."""
+
+import pytest
+import torch
+from torch import nn
+
+from lib.networks import FIXED, NORMS, build, parse
+from lib.networks.layers import BatchNorm
+from lib.params import feature_width
+from lib.rng import generator
+
+
+@pytest.mark.parametrize(
+    "name, shape, classes, count",
+    [
+        ("conv3", (3, 32, 32), 10, 1_560_842),
+        ("conv3", (3, 32, 32), 100, 2_298_212),
+        ("conv3", (1, 28, 28), 10, 1_558_538),
+        ("conv4", (3, 64, 64), 200, 9_475_528),
+        ("conv4", (3, 64, 64), 1000, 22_583_528),
+        ("conv5", (3, 128, 128), 10, 25_402_634),
+        ("conv3-batch", (3, 32, 32), 10, 1_560_842 + 768),
+        ("conv4-batch", (3, 64, 64), 200, 9_475_528 + 1_792),
+        ("conv5-batch", (3, 128, 128), 10, 25_402_634 + 3_840),
+    ],
+)
+def test_parameter_counts_of_the_sheet(name, shape, classes, count):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in build(name, shape, classes).parameters()) == count
+
+
+@pytest.mark.parametrize(
+    "name, shape, width",
+    [("conv3", (3, 32, 32), 8192), ("conv3", (1, 28, 28), 8192), ("conv4", (3, 64, 64), 16384), ("conv5", (3, 128, 128), 32768),
+     ("conv2-w32", (1, 8, 8), 256), ("resnet18", (3, 32, 32), 8192), ("resnet18_ap", (3, 32, 32), 8192)],
+)  # fmt: skip
+def test_feature_widths_of_the_sheet(name, shape, width):
+    assert feature_width(name, shape) == width
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("arch", ["conv2-w32", "dcconv2-w32", "kipconv2-w32", *FIXED])
+def test_every_network_and_norm_runs_and_learns(arch, norm):
+    net = build(arch if norm == "none" else f"{arch}-{norm}", (3, 32, 32), 7).reset(generator(0, "net")).train()
+    x = torch.randn(4, 3, 32, 32, generator=generator(1, "x"))
+    logits = net(x)
+    assert logits.shape == (4, 7) and logits.isfinite().all()
+    logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_same_generator_same_weights():
+    first, second = (build("alexnet", (3, 32, 32), 10).reset(generator(3, "net")).state_dict() for _ in range(2))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_lecun_law_of_the_sheet():
+    net = build("conv3", (3, 32, 32), 10).reset(generator(0, "net"))
+    kernel = [m for m in net.body if isinstance(m, nn.Conv2d)][2].weight  # 3x3x256 -> 512
+    assert kernel.std().item() == pytest.approx(0.020833, rel=5e-3)
+    assert kernel.abs().max().item() <= 0.047369
+    assert all(m.bias.abs().max() == 0 for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+
+
+def test_dcconv_has_kaimings_variance_and_kipconv_random_biases():
+    dc = [m for m in build("dcconv3", (3, 32, 32), 10).reset(generator(0, "net")).body if isinstance(m, nn.Conv2d)]
+    assert dc[1].weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=1e-2) and dc[1].bias is None
+    kip = [m for m in build("kipconv3", (3, 32, 32), 10).reset(generator(0, "net")).body if isinstance(m, nn.Conv2d)]
+    assert torch.cat([m.bias for m in kip]).std().item() == pytest.approx(0.1, rel=0.15) and len(kip) == 4
+
+
+def test_batch_norm_keeps_flax_statistics():
+    norm = BatchNorm(1).train()
+    norm(torch.tensor([0.0, 2.0, 4.0]).view(3, 1, 1, 1))
+    assert norm.running_mean.item() == pytest.approx(1.8) and norm.running_var.item() == pytest.approx(2.5)
+    fresh = BatchNorm(1).eval()
+    x = torch.randn(5, 1, 2, 2, generator=generator(0, "x"))
+    assert torch.allclose(fresh(x), x, rtol=1e-4), "an untrained norm is the identity, but for eps"
+
+
+def test_vmapped_batch_norm_keeps_each_students_statistics():
+    from torch.func import functional_call, vmap
+
+    norm = BatchNorm(2).train()
+    x = torch.randn(3, 5, 2, 4, 4, generator=generator(0, "x"))
+    params = {k: v.detach().expand(3, -1).clone() for k, v in norm.named_parameters()}
+    buffers = {k: v.expand(3, -1).clone() for k, v in norm.named_buffers()}
+    y = vmap(lambda p, b, x: functional_call(norm, {**p, **b}, (x,)))(params, buffers, x)
+    for s in range(3):
+        alone = BatchNorm(2).train()
+        assert torch.allclose(y[s], alone(x[s]), atol=1e-6)
+        assert torch.allclose(buffers["running_mean"][s], alone.running_mean, atol=1e-6)
+        assert torch.allclose(buffers["running_var"][s], alone.running_var, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["conv", "conv0", "conv3-w0", "convnet3", "alexnet2", "conv3-bn", "conv3_batch", "", "vgg16"])
+def test_unknown_names_say_what_is_allowed(name):
+    with pytest.raises(ValueError, match="conv3-batch"):
+        parse(name)
+
+
+def test_network_too_deep_for_its_images():
+    with pytest.raises(ValueError, match="does not fit images of 8x8"):
+        build("vgg11", (1, 8, 8), 10)

@@ -1,0 +1,125 @@
+"""Students trained together against students trained one by one, the protocol's schedule, and the evaluation."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib import augment
+from lib.cost import forward_flops
+from lib.data.preprocess import Preprocess
+from lib.data.real import RealSet
+from lib.krr import krr_predict
+from lib.networks import build
+from lib.params import Protocol
+from lib.rng import generator
+from lib.students import Students, evaluate, learning_rate
+from lib.synthetic import initial_labels
+
+PROTOCOL = Protocol(num_nets=3, steps=50, lr=3e-3, warmup=10, lr_final=0.01, batch=8, shuffle=False, augment="rgb")
+
+
+def sets(num_sets=2, n=20, dtype=torch.float64):
+    x = torch.randn(num_sets, n, 3, 8, 8, generator=generator(0, "x"), dtype=dtype)
+    return x, initial_labels(10, n // 10).to(dtype).expand(num_sets, -1, -1).contiguous()
+
+
+@pytest.mark.parametrize("net", ["conv2-w4", "kipconv1-w4-batch"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_students_together_equal_one_by_one_over_50_steps(net, shuffle):
+    """Bar: 1e-5 in float64, against a plain loop over plain networks with torch's own Adam."""
+    protocol, set_of, seed = replace(PROTOCOL, shuffle=shuffle), [0, 1, 1], 5
+    x, y = sets()
+    students = Students(net, (3, 8, 8), 10, set_of, seed, "cpu", torch.float64)
+    assert len(students.chunks(8)) == 1, "they go through the network together"
+    students.train(x, y, protocol)
+    for s, m in enumerate(set_of):
+        alone = build(net, (3, 8, 8), 10).double().reset(generator(seed, "student", s)).train()
+        adam = torch.optim.Adam(alone.parameters())
+        draws = generator(seed, "students")
+        queue = []
+        for step in range(protocol.steps):
+            while len(queue) < 8:
+                queue += (torch.rand(3, 20, generator=draws).argsort(1)[s] if shuffle else torch.arange(20)).tolist()
+            chosen, queue = queue[:8], queue[8:]
+            drawn = augment.draw("rgb", (3, 8, 8), draws)
+            own = augment.Draw(*(getattr(drawn, f)[s : s + 1] for f in vars(drawn)))
+            images = augment.apply(x[m, chosen][None], own)[0]
+            adam.param_groups[0]["lr"] = learning_rate(protocol, step)
+            adam.zero_grad()
+            (0.5 * (alone(images) - y[m, chosen]).square().sum(1)).mean().backward()
+            adam.step()
+        state = alone.state_dict()
+        for name, stacked in {**students.params, **students.buffers}.items():
+            assert torch.allclose(stacked[s], state[name], atol=1e-5), name
+
+
+def test_one_at_a_time_equals_together(monkeypatch):
+    x, y = sets()
+    together = Students("conv2-w4", (3, 8, 8), 10, [0, 1], 5, "cpu", torch.float64).train(x, y, PROTOCOL)
+    monkeypatch.setattr("lib.students.CPU_BATCHED_FLOPS", 0)
+    alone = Students("conv2-w4", (3, 8, 8), 10, [0, 1], 5, "cpu", torch.float64)
+    assert len(alone.chunks(8)) == 2
+    alone.train(x, y, PROTOCOL)
+    assert all(torch.allclose(together.params[k], alone.params[k], atol=1e-9) for k in together.params)
+
+
+def test_a_students_weights_do_not_depend_on_its_neighbours():
+    few, many = (Students("conv2-w4", (3, 8, 8), 10, [0] * n, 5, "cpu") for n in (1, 4))
+    assert all(torch.equal(few.params[k][0], many.params[k][0]) for k in few.params)
+
+
+def test_learning_rate_at_the_sheets_points():
+    protocol = Protocol(num_nets=5, steps=2000, lr=3e-4, warmup=500, lr_final=0.01, batch=500, shuffle=False, augment="rgb")
+    values = [learning_rate(protocol, t) for t in (0, 250, 500, 1250, 2000)]
+    assert values == pytest.approx([0, 1.5e-4, 3e-4, 1.515e-4, 3e-6], rel=1e-9)
+    constant = replace(protocol, warmup=0, lr_final=1.0)
+    assert {learning_rate(constant, t) for t in (0, 700, 1999)} == {3e-4}
+
+
+def blobs(n=300, classes=10):
+    """Images whose class is a constant pattern plus noise: easy for any network."""
+    gen = generator(0, "blobs")
+    patterns = torch.randn(classes, 1, 8, 8, generator=gen)
+    tensors = []
+    for _ in range(2):
+        y = torch.arange(n) % classes
+        tensors += [patterns[y] + 0.3 * torch.randn(n, 1, 8, 8, generator=gen), y]
+    return RealSet(*tensors, Preprocess(torch.zeros(1), torch.ones(1)), {"num_classes": classes})
+
+
+def test_evaluation_separates_easy_classes_and_reports_each_network():
+    real = blobs()
+    protocol = Protocol(num_nets=3, steps=100, lr=1e-3, warmup=0, lr_final=1.0, batch=500, shuffle=False, augment="none")
+    good = torch.stack([real.train_x[:10], real.train_x[10:20]])
+    labels = initial_labels(10, 1).expand(2, -1, -1)
+    accuracy = evaluate("conv2-w32", good, labels, real, protocol, seed=0)
+    assert accuracy.shape == (2, 3) and accuracy.min() > 90
+    noise = evaluate("conv2-w32", torch.randn_like(good), labels, real, protocol, seed=0)
+    assert noise.mean() < 40
+
+
+def test_accuracy_counts_every_test_image_once():
+    real = blobs(n=257)
+    students = Students("conv2-w4", (1, 8, 8), 10, [0, 0], 0, "cpu")
+    accuracy = students.accuracy(real.test_x, real.test_y)
+    for s in range(2):
+        net = build("conv2-w4", (1, 8, 8), 10).reset(generator(0, "student", s)).eval()
+        exact = (net(real.test_x).argmax(1) == real.test_y).float().mean() * 100
+        assert accuracy[s].item() == pytest.approx(exact.item(), abs=1e-4)
+
+
+def test_krr_accuracy_is_that_of_the_students_own_features():
+    real = blobs()
+    x, y = real.train_x[None, :10], initial_labels(10, 1)[None]
+    students = Students("conv2-w32", (1, 8, 8), 10, [0], 3, "cpu")
+    net = build("conv2-w32", (1, 8, 8), 10).reset(generator(3, "student", 0)).eval()
+    with torch.no_grad():
+        prediction = krr_predict(net.features(x[0]), y[0], net.features(real.test_x))
+    exact = (prediction.argmax(1) == real.test_y).float().mean() * 100
+    assert students.krr_accuracy(x, y, real.test_x, real.test_y)[0].item() == pytest.approx(exact.item(), abs=0.5)
+
+
+def test_forward_flops_of_the_paper_network():
+    """The sheet: 154.5 million multiply-adds for an image of 32 pixels."""
+    assert forward_flops("conv3", (3, 32, 32)) / 2 == pytest.approx(154.5e6, rel=2e-3)
