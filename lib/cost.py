@@ -32,19 +32,18 @@ def seconds(function, device, repeats):
 
 
 def matmul_rate(dtype, device):
-    """FLOP/s of a square matrix product in a torch dtype: what convolutions on this device can hope for."""
+    """FLOP/s of a square matrix product in the named dtype: what convolutions on this device can hope for."""
     n = 2048 if device.type == "cpu" else 8192
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    a, b = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
     return 2 * n**3 / seconds(lambda i: a @ b, device, 9)
 
 
-def describe(step_flops, steps, runs, dtype, device):
+def describe(step_flops, steps, runs, dtype, rate):
     """One sentence for a person who is about to spend the time."""
-    rate = matmul_rate(getattr(torch, dtype), device)
     total = step_flops * steps * runs
     hours = total / rate / 3600
-    time_ = f"{hours / 24:.1f} days" if hours > 48 else f"{hours:.1f} hours" if hours > 1 else f"{hours * 60:.1f} minutes"
+    least = f"{hours / 24:.1f} days" if hours > 48 else f"{hours:.1f} hours" if hours > 1 else f"{hours * 60:.1f} minutes"
     return (
         f"cost: {step_flops / 1e9:.3g} GFLOP a step, {steps} steps, {runs} seed(s): {total / 1e15:.3g} PFLOP; "
-        f"at least {time_} at this device's {rate / 1e12:.3g} TFLOP/s in {dtype}, evaluations aside"
+        f"at least {least} at this device's {rate / 1e12:.3g} TFLOP/s in {dtype}, evaluations aside"
     )

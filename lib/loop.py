@@ -13,11 +13,14 @@ from tqdm import tqdm
 from .files import FileError, load_state, save_state
 
 FETCH_EVERY = 50  # steps between fetches of the metrics from the device
-CHECKPOINT_MINUTES = 5.0
 
 
 class NonFiniteLoss(Exception):
     """The loss of a run is no longer a number; the message says where and what was kept."""
+
+
+class Stopped(Exception):
+    """A run that was asked to stop, after it saved all it needs to go on."""
 
 
 @dataclass
@@ -40,13 +43,13 @@ def watch_steps(cfg):
     return steps
 
 
-def run(name, method, batches, real, targets, cfg, watch, checkpoint, log=lambda step, metrics: None, minutes=CHECKPOINT_MINUTES):
+def run(name, method, batches, real, targets, cfg, watch, checkpoint, log=lambda step, metrics: None, minutes=5.0, stop=None):
     """Run `method` for `cfg.steps` outer steps -> Progress.
 
     batches: data.real.Batches; targets (n, C): of the real training set; watch(): accuracy in percent of the current
     synthetic set, called after `watch_steps`; checkpoint: a file that is written every `minutes` and gone on from
-    if it exists; log(step, metrics): called at each fetch and evaluation. NonFiniteLoss stops the run and leaves the
-    last good checkpoint.
+    if it exists; log(step, metrics): called at each fetch and evaluation; stop: a threading.Event that ends the run with
+    Stopped after a last checkpoint. NonFiniteLoss stops the run and leaves the last good checkpoint.
     """
     parts = {"method": method, "batches": batches}
     progress = resume(checkpoint, parts) if Path(checkpoint).exists() else Progress()
@@ -70,10 +73,13 @@ def run(name, method, batches, real, targets, cfg, watch, checkpoint, log=lambda
                     progress.best = {"step": done, "accuracy": accuracy, "x": x, "y": y}
                 log(done, {"watched_accuracy": accuracy})
             progress.wall_s = time.monotonic() - started
-            if time.monotonic() - saved_at > minutes * 60 or done == cfg.steps:
+            asked = stop is not None and stop.is_set()
+            if time.monotonic() - saved_at > minutes * 60 or done == cfg.steps or asked:
                 check_finite(name, progress, checkpoint)
                 save_state(checkpoint, {**{k: part.state_dict() for k, part in parts.items()}, "progress": vars(progress)})
                 saved_at = time.monotonic()
+            if asked:
+                raise Stopped(f"{name}: stopped after step {done} of {cfg.steps}; run it again to go on from there")
     return progress
 
 
@@ -110,6 +116,8 @@ def resume(checkpoint, parts):
     try:
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        return Progress(**state["progress"])
+        progress = Progress(**state["progress"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FileError(f"{checkpoint}: not a checkpoint of this cell ({error}); delete it to start the run anew") from None
+    print(f"{checkpoint}: going on after step {progress.step}", flush=True)
+    return progress

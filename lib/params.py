@@ -300,8 +300,8 @@ def _read(reader, node):
     protocols = read_all(Protocol, "protocols", _check_protocol)
     cells = {}
     for key, row in table["cells"].items():
-        cell = _read_cell(reader, key, row, table, suites)
-        if cell and _check_cell(reader, key, cell, datasets, preprocessing, protocols):
+        cell = _read_cell(reader, key, row, table, suites) if KEY.fullmatch(key) else None
+        if cell and _check_cell(reader, key, cell, datasets, preprocessing, table["protocols"]):
             cells[key] = cell
     return Params(runtime, tuple(suites), datasets, preprocessing, protocols, cells)
 

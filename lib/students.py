@@ -12,12 +12,13 @@ from torch.func import functional_call, vmap
 
 from . import augment
 from .cost import forward_flops
-from .krr import krr_predict, squared_error
+from .krr import krr_coefficients, squared_error
 from .networks import build
 from .rng import generator
 
 CPU_BATCHED_FLOPS = 2e8  # of one student's step: beyond it a CPU's arithmetic binds, and grouped convolutions only cost
-EVAL_BATCH = {"cpu": 250, "cuda": 2000}
+# Images of a forward pass without gradients: on a CPU as many pixels as keep wide layers' activations in the cache.
+EVAL_PIXELS, EVAL_BATCH = 16 * 32 * 32, 2000
 
 
 def learning_rate(protocol, step):
@@ -61,15 +62,12 @@ class Students:
 
     def call(self, part, x, shared=False, features=False):
         """Outputs (s, B, C), or features (s, B, F), of the students in slice `part` on x (s, B, ...), or on shared x (B, ...)."""
-        method = "features" if features else "forward"
-        params = {f"net.{k}": v[part] for k, v in self.params.items()}
-        buffers = {f"net.{k}": v[part] for k, v in self.buffers.items()}
-        wrapper = _Method(self.template, method)
+        wrapper = _Method(self.template, "features" if features else "forward")
+        state = {f"net.{k}": v[part] for k, v in {**self.params, **self.buffers}.items()}
         if part.stop - part.start == 1:  # one student: plain convolutions are quicker than grouped ones of one group
-            state = {k: v[0] for k, v in {**params, **buffers}.items()}
-            return functional_call(wrapper, state, (x if shared else x[0],))[None]
-        run = vmap(lambda p, b, x: functional_call(wrapper, {**p, **b}, (x,)), (0, 0, None if shared else 0))
-        return run(params, buffers, x)
+            x = (x if shared else x[0]).contiguous(memory_format=torch.channels_last)
+            return functional_call(wrapper, {k: v[0] for k, v in state.items()}, (x,))[None]
+        return vmap(lambda state, x: functional_call(wrapper, state, (x,)), (0, None if shared else 0))(state, x)
 
     def train(self, x, y, protocol):
         """Train every student on its set by `protocol` (params.Protocol). x (M, N, K, H, W), y (M, N, C): the M sets."""
@@ -105,35 +103,19 @@ class Students:
             return torch.rand(len(self), n, generator=gen, device=self.device).argsort(1)
         return torch.arange(n, device=self.device).expand(len(self), n)
 
+    def eval_batch(self):
+        """Images of one forward pass without gradients."""
+        return max(EVAL_PIXELS // (self.shape[1] * self.shape[2]), 1) if self.device.type == "cpu" else EVAL_BATCH
+
     @torch.no_grad()
     def accuracy(self, test_x, test_y):
         """Test accuracy (S,) in percent, over the exact number of test images."""
         self.template.eval()
-        return self._score(test_x, test_y, lambda part, x: self.call(part, x, shared=True))
-
-    @torch.no_grad()
-    def krr_accuracy(self, x, y, test_x, test_y):
-        """Test accuracy (S,) in percent of kernel ridge regression on each student's features from its set."""
-        self.template.eval()
-        support = {}
-        for part in self.chunks(x.shape[1]):
-            for s in range(part.start, part.stop):
-                one = slice(s, s + 1)
-                m = self.set_of[s]
-                support[s] = self.call(one, x[m], shared=True, features=True)[0], y[m]
-
-        def predict(part, images):
-            phi = self.call(part, images, shared=True, features=True)
-            return torch.stack([krr_predict(*support[s], f) for s, f in zip(range(part.start, part.stop), phi)])
-
-        return self._score(test_x, test_y, predict)
-
-    def _score(self, test_x, test_y, predict):
-        batch = EVAL_BATCH[self.device.type]
+        batch = self.eval_batch()
         right = torch.zeros(len(self), device=self.device)
         for part in self.chunks(batch):
             for x, y in zip(test_x.split(batch), test_y.split(batch)):
-                right[part] += (predict(part, x).argmax(-1) == y).sum(1)
+                right[part] += (self.call(part, x, shared=True).argmax(-1) == y).sum(1)
         return 100 * right / len(test_y)
 
 
@@ -157,3 +139,27 @@ def evaluate(net, x, y, real, protocol, seed):
     students = Students(net, real.shape, real.num_classes, set_of, seed, x.device)
     accuracy = students.train(x, y, protocol).accuracy(real.test_x, real.test_y)
     return accuracy.view(len(x), protocol.num_nets).cpu()
+
+
+@torch.no_grad()
+def krr_accuracy(net, x, y, real, seed):
+    """Test accuracy (M,) in percent, on the CPU, of kernel ridge regression from each set to the test images.
+
+    x (M, N, K, H, W), y (M, N, C): the sets; the features are those of one untrained `net`, the same for all.
+    """
+    student = Students(net, real.shape, real.num_classes, [0], seed, x.device)
+    student.template.eval()
+    batch = student.eval_batch()
+
+    def features(images):
+        return torch.cat([student.call(slice(0, 1), part, shared=True, features=True)[0] for part in images.split(batch)])
+
+    heads = []
+    for images, labels in zip(x, y):
+        phi = features(images)
+        heads.append(phi.T @ krr_coefficients(phi, labels))
+    heads = torch.stack(heads)  # (M, F, C)
+    right = torch.zeros(len(x), device=x.device)
+    for images, labels in zip(real.test_x.split(batch), real.test_y.split(batch)):
+        right += ((features(images) @ heads).argmax(-1) == labels).sum(1)
+    return (100 * right / len(real.test_y)).cpu()

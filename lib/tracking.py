@@ -9,6 +9,7 @@ import queue
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 FLUSH_EVERY = 2.0  # seconds between batches of metrics
@@ -58,28 +59,20 @@ class Tracker:
 
     @staticmethod
     def _start(root, experiment, name, tags, params):
+        from filelock import FileLock
         from mlflow import MlflowClient
-
-        local = "MLFLOW_TRACKING_URI" not in os.environ
-        client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}" if local else os.environ["MLFLOW_TRACKING_URI"])
-        if local:
-            from filelock import FileLock
-
-            # Several processes that create the database at the same moment break its migration.
-            with FileLock(root / ".mlflow.lock"):
-                experiment_id = Tracker._experiment(client, experiment, (root / "mlartifacts").as_uri())
-        else:
-            experiment_id = Tracker._experiment(client, experiment, None)
-        run = client.create_run(experiment_id, run_name=name, tags=tags)
         from mlflow.entities import Param
 
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+        artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (root / "mlartifacts").as_uri()
+        with nullcontext() if artifacts is None else FileLock(root / ".mlflow.lock"):
+            # Several processes that create the database at the same moment break its migration.
+            client = MlflowClient(uri)
+            found = client.get_experiment_by_name(experiment)
+            experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=artifacts)
+        run = client.create_run(experiment_id, run_name=name, tags=tags)
         client.log_batch(run.info.run_id, params=[Param(k, str(v)[:500]) for k, v in params.items()])
         return client, run.info.run_id
-
-    @staticmethod
-    def _experiment(client, name, artifacts):
-        found = client.get_experiment_by_name(name)
-        return found.experiment_id if found else client.create_experiment(name, artifact_location=artifacts)
 
     def _flush(self, client, run_id):
         from mlflow.entities import Metric

@@ -14,7 +14,8 @@ from lib.rng import generator
 from lib.students import evaluate
 from lib.synthetic import SyntheticSet, initial_set, save_set
 
-from .common import DISTILLED, checkpoint_folder, device_of, main, provenance, real_set, tracker
+from .checkpoints import checkpoint_folder
+from .common import DISTILLED, device_of, main, provenance, real_set, stop_on_signals, tracker
 
 
 def stage(params, key):
@@ -24,16 +25,16 @@ def stage(params, key):
     prov = provenance(device)
     print(f"{key}: {cell}\n{prov}", flush=True)
     real = real_set(params, cell, device)
+    work = METHODS[cell.method].step_flops(cfg, real.shape, cfg.ipc * real.num_classes)
+    print(cost.describe(work, cfg.steps, len(cfg.seeds), cfg.conv_dtype, cost.matmul_rate(cfg.conv_dtype, device)), flush=True)
     targets = centred_one_hot(real.train_y, real.num_classes)
     checkpoints, out = checkpoint_folder(key, cell), DISTILLED / cell.suite / key
     track = tracker("distill", key, {**asdict(cfg), "dataset": cell.dataset}, prov)
     protocol, watched_net = params.protocols[cfg.watch_protocol], cell.evaluate.nets[0]
-    runs = {}
+    runs, stop = {}, stop_on_signals()
     for seed in cfg.seeds:
         syn = SyntheticSet(*initial_set(real, cfg.ipc, seed), cfg.learn_labels)
         method = METHODS[cell.method](cfg, syn, seed, params.runtime.compile)
-        if seed == cfg.seeds[0]:
-            print(cost.describe(method.step_flops(), cfg.steps, len(cfg.seeds), cfg.conv_dtype, device), flush=True)
         batches = Batches(len(real.train_x), cfg.real_batch, generator(seed, "batches", device=device))
 
         def watch():
@@ -42,7 +43,7 @@ def stage(params, key):
 
         progress = run(
             f"{key} seed {seed}", method, batches, real, targets, cfg, watch, checkpoints / f"seed{seed}.safetensors",
-            lambda step, metrics: track.log(step, metrics, f"seed{seed}/"), params.runtime.checkpoint_minutes,
+            lambda step, metrics: track.log(step, metrics, f"seed{seed}/"), params.runtime.checkpoint_minutes, stop,
         )  # fmt: skip
         x, y = syn.snapshot()
         save_set(out / f"seed{seed}.safetensors", x, y, cell=key, seed=seed, step=progress.step, **prov)

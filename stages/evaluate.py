@@ -6,7 +6,7 @@ from dataclasses import asdict
 import torch
 
 from lib.files import write_json
-from lib.students import Students, evaluate
+from lib.students import evaluate, krr_accuracy
 from lib.synthetic import initial_set, load_set
 
 from .common import DISTILLED, EVALUATED, device_of, main, provenance, real_set, tracker
@@ -31,8 +31,7 @@ def stage(params, key):
     for net in cfg.nets:
         started = time.monotonic()
         accuracy = evaluate(net, x, y, real, protocol, seed=0)
-        one_each = Students(net, real.shape, real.num_classes, list(range(len(x))), 0, device)
-        krr = one_each.krr_accuracy(x, y, real.test_x, real.test_y).cpu()
+        krr = krr_accuracy(net, x, y, real, seed=0)
         rows = {}
         for i, kind in enumerate(sets):
             part = slice(i * len(seeds), (i + 1) * len(seeds))

@@ -37,7 +37,7 @@ def stage(params, suite):
     if any(len(points) > 1 for points in lines.values()):
         plot_ipc(out / "ipc.svg", {label: points for label, points in lines.items() if len(points) > 1})
         figures.append({"file": "ipc.svg", "caption": "Accuracy against images per class"})
-    provenance = sorted({f"Computed on {r['device']}, torch {r['torch']}, commit {r['commit']}" for r in rows})
+    provenance = sorted({f"Computed on {r['device']}, torch {r['torch']}, commit {r['commit']}, {r['date'] or 'date unknown'}" for r in rows})
     write_json(out / "results.json", {"suite": suite, "rows": rows, "figures": figures, "provenance": provenance})
 
 

@@ -20,10 +20,10 @@ FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def picture(file, resolution, name):
-    """Decode a picture, crop its central square and shrink it to `resolution` by area averaging -> uint8 (H, W, 3)."""
+def picture(data, resolution, name):
+    """Decode a picture (bytes), crop its central square and shrink it to `resolution` by area averaging -> uint8 (H, W, 3)."""
     try:
-        image = Image.open(file).convert("RGB")
+        image = Image.open(io.BytesIO(data)).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise FileError(f"{name}: not a readable picture ({type(error).__name__}: {error}); replace or remove it") from None
     side = min(image.size)
@@ -57,7 +57,7 @@ def cifar(files, packed, split, resolution, label_bytes=1):
         yield from cifar10_packed(files, split)
         return
     prefix = {"train": ("data_batch_", "train.bin"), "test": ("test_batch", "test.bin")}[split]
-    found = {n.rsplit("/", 1)[-1]: f.read() for n, f in members(files[0], GIGA) if n.rsplit("/", 1)[-1].startswith(prefix)}
+    found = {_base(n): data for n, data in members(files[0], GIGA, lambda n: _base(n).startswith(prefix))}
     for name in sorted(found):
         if len(found[name]) % (label_bytes + 3072):
             raise FileError(f"{files[0]}: {name} does not hold whole records")
@@ -76,46 +76,40 @@ def cifar10_packed(files, split):
 
 
 def tiny_imagenet(files, packed, split, resolution):
-    """train/WNID/images/*.JPEG; the test split is val/images with its list of annotations."""
-    names = _tiny_names(files[0])
-    labels, images = {}, []
-    for name, file in members(files[0], 2 * GIGA):
-        parts = name.split("/")
-        if split == "train" and len(parts) == 5 and parts[1] == "train" and parts[3] == "images":
-            yield picture(file, resolution, name), names.index(parts[2])
-        elif split == "test" and parts[1:] == ["val", "val_annotations.txt"]:
-            labels = dict(line.split("\t")[:2] for line in file.read().decode().splitlines())
-        elif split == "test" and parts[1:3] == ["val", "images"]:
-            images.append((parts[3], picture(file, resolution, name)))
-    for name, image in images:
-        yield image, names.index(labels[name])
+    """ROOT/train/WNID/images/*.JPEG; the test split is ROOT/val/images with its list of annotations."""
+    folder = "train" if split == "train" else "val"
+    found = dict(members(files[0], 2 * GIGA, lambda n: n.split("/")[1:2] == [folder] and not n.endswith("_boxes.txt")))
+    names, labels = _tiny_names(files[0]), {}
+    for name in [n for n in found if n.endswith("/val_annotations.txt")]:
+        labels = dict(line.split("\t")[:2] for line in found.pop(name).decode().splitlines())
+    for name, data in found.items():
+        yield picture(data, resolution, name), names.index(name.split("/")[2] if split == "train" else labels[_base(name)])
+
+
+def _base(name):
+    return name.rsplit("/", 1)[-1]
 
 
 def _tiny_names(path):
-    for name, file in members(path, 2 * GIGA):
-        if name.endswith("/wnids.txt"):
-            return sorted(file.read().decode().split())
+    for _, data in members(path, 2 * GIGA, lambda n: _base(n) == "wnids.txt"):
+        return sorted(data.decode().split())
     raise FileError(f"{path}: wnids.txt is missing")
 
 
 def class_folders_archive(files, packed, split, resolution):
     """ROOT/{train,val}/CLASS/*: Imagenette and Imagewoof; the val split is the test split."""
     part = "train" if split == "train" else "val"
-    found = [
-        (name.split("/")[-2], name, picture(io.BytesIO(file.read()), resolution, name))
-        for name, file in members(files[0], 2 * GIGA)
-        if name.split("/")[1:2] == [part] and Path(name).suffix.lower() in SUFFIXES
-    ]
-    classes = sorted({c for c, _, _ in found})
-    for wnid, _, image in sorted(found, key=lambda item: item[1]):
-        yield image, classes.index(wnid)
+    found = dict(members(files[0], 2 * GIGA, lambda n: n.split("/")[1:2] == [part] and Path(n).suffix.lower() in SUFFIXES))
+    classes = sorted({name.split("/")[-2] for name in found})
+    for name in sorted(found):
+        yield picture(found[name], resolution, name), classes.index(name.split("/")[-2])
 
 
 def imagenet_resized(files, packed, split, resolution):
     """npz batches of flat rows, R, G and B planes one after the other; labels from 1."""
     for path in files[:2] if split == "train" else files[2:]:
-        for name, file in members(path, 20 * GIGA):
-            batch = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        for _, data in members(path, 20 * GIGA):
+            batch = np.load(io.BytesIO(data), allow_pickle=False)
             images = batch["data"].reshape(-1, 3, 64, 64).transpose(0, 2, 3, 1)
             yield from zip(images, (int(label) - 1 for label in batch["labels"]))
 
@@ -123,12 +117,12 @@ def imagenet_resized(files, packed, split, resolution):
 def caltech_birds2011(files, packed, split, resolution):
     """CUB-200: image paths and the train/test split are lists inside the archive."""
     lists, pictures = {}, {}
-    for name, file in members(files[0], 4 * GIGA):
-        base = name.rsplit("/", 1)[-1]
-        if base in ("images.txt", "image_class_labels.txt", "train_test_split.txt"):
-            lists[base] = dict(line.split() for line in file.read().decode().splitlines() if line.strip())
-        elif "/images/" in name and Path(name).suffix.lower() in SUFFIXES:
-            pictures[name.split("/images/")[1]] = picture(file, resolution, name)
+    texts = ("images.txt", "image_class_labels.txt", "train_test_split.txt")
+    for name, data in members(files[0], 4 * GIGA, lambda n: _base(n) in texts or "/images/" in n):
+        if _base(name) in texts:
+            lists[_base(name)] = dict(line.split() for line in data.decode().splitlines() if line.strip())
+        elif Path(name).suffix.lower() in SUFFIXES:
+            pictures[name.split("/images/")[1]] = picture(data, resolution, name)
     wanted = "1" if split == "train" else "0"
     for key, name in lists["images.txt"].items():
         if lists["train_test_split.txt"][key] == wanted:
@@ -165,9 +159,8 @@ def class_names(source, files):
     if source == "tiny_imagenet":
         return _tiny_names(files[0])
     wanted = {"cifar100": "fine_label_names.txt", "caltech_birds2011": "CUB_200_2011/classes.txt"}.get(source)
-    for name, file in members(files[0], 4 * GIGA) if wanted else ():
-        if name.endswith(wanted):
-            return [line.split()[-1] for line in file.read().decode().splitlines() if line.strip()]
+    for _, data in members(files[0], 4 * GIGA, lambda n: n.endswith(wanted)) if wanted else ():
+        return [line.split()[-1] for line in data.decode().splitlines() if line.strip()]
     return None
 
 
@@ -208,5 +201,5 @@ def folder_files(folder):
 def read_folder(pairs, resolution, channels):
     """Yield (image uint8 (H, W, K), label) for the (path, label) pairs of `folder_files`."""
     for path, label in pairs:
-        image = picture(path, resolution, path)
+        image = picture(path.read_bytes(), resolution, path)
         yield (image if channels == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]), label

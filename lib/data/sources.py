@@ -10,6 +10,7 @@ import hashlib
 import os
 import tarfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -183,17 +184,17 @@ def gunzip(path, size):
     try:
         with gzip.open(path) as file:
             data = file.read(size + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise FileError(f"{path}: not a complete gzip file ({error}); delete it and get it again") from None
     if len(data) != size:
         raise FileError(f"{path}: unpacks to {'more than ' if len(data) > size else ''}{min(len(data), size)} bytes, expected {size}")
     return data
 
 
-def members(path, limit):
-    """Yield (name, file object) for each regular file of a tar or zip archive, in its order.
+def members(path, limit, wanted=lambda name: True):
+    """Yield (name, bytes) for each `wanted` regular file of a tar or zip archive, in its order.
 
-    FileError on a damaged archive, on a name that would leave its folder, and past `limit` unpacked bytes in all.
+    FileError on a damaged archive, on any name that would leave its folder, and past `limit` unpacked bytes in all.
     """
     total = 0
     try:
@@ -204,9 +205,10 @@ def members(path, limit):
             total += size
             if total > limit:
                 raise FileError(f"{path}: unpacks to more than {limit} bytes at member {name!r}; this archive is hostile")
-            with opener() as file:
-                yield name, file
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, gzip.BadGzipFile) as error:
+            if wanted(name):
+                with opener() as file:
+                    yield name, file.read()
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as error:
         raise FileError(f"{path}: not a complete archive ({error}); delete it and get it again") from None
 
 

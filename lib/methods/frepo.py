@@ -64,6 +64,9 @@ class Member:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.counter = state["counter"]
+        for p, moments in self.optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):  # the fused step pairs them with p by memory order: take p's layout
+                moments[name] = torch.empty_like(p).copy_(moments[name])
 
 
 class FRePo:
@@ -92,11 +95,10 @@ class FRePo:
         net = build(self.cfg.net, tuple(syn.x.shape[1:]), syn.y.shape[1]).to(syn.x.device, memory_format=torch.channels_last)
         return Member(net.reset(self.weights_rng), self.cfg.online_lr, counter)
 
-    def step_flops(self):
-        """Work of one iteration: target forward; support forward and backward to the input; the online step."""
-        n, cfg = len(self.syn), self.cfg
-        images = cfg.real_batch + 2 * n * (2 if cfg.flip else 1) + 3 * min(n, cfg.online_batch)
-        return images * forward_flops(cfg.net, tuple(self.syn.x.shape[1:]))
+    @staticmethod
+    def step_flops(cfg, shape, n):
+        """Work of one iteration on n images: target forward; support forward and backward to the input; the online step."""
+        return forward_flops(cfg.net, shape) * (cfg.real_batch + 2 * n * (2 if cfg.flip else 1) + 3 * min(n, cfg.online_batch))
 
     def autocast(self):
         if self.cfg.conv_dtype == "float32":

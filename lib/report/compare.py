@@ -54,6 +54,7 @@ def make_row(key, cell, protocol, net, measured, history, table):
         "device": history["device"],
         "commit": history["commit"],
         "torch": history["torch"],
+        "date": history.get("date"),
     }
     row = {k: round(float(v), 2) if isinstance(v, float) else v for k, v in row.items()}
     return row | {"verdict": verdict(row)}

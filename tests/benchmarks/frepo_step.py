@@ -36,7 +36,7 @@ def measure(name, dtype, compiled, device, repeats, rates):
     member = method.pool[0]
     target = seconds(lambda i: method.target_features(member.net, x), device, repeats)
     online = seconds(lambda i: method.online_step(member), device, repeats)
-    floor = method.step_flops() / rates[dtype]
+    floor = method.step_flops(cfg, shape, len(syn)) / rates[dtype]
     return {
         "case": name, "dtype": dtype, "passes": compiled, "seconds": step, "floor_s": floor, "over_floor": step / floor,
         "share_target": target / step, "share_online": online / step, "share_meta": 1 - (target + online) / step,
@@ -52,7 +52,7 @@ def main():
     args = parser.parse_args()
     device = torch.device(args.device)
     modes = args.compile or (["none"] if device.type == "cpu" else ["none", "default", "reduce-overhead"])
-    rates = {dtype: matmul_rate(getattr(torch, dtype), device) for dtype in ("float32", "bfloat16")}
+    rates = {dtype: matmul_rate(dtype, device) for dtype in ("float32", "bfloat16")}
     print({k: f"{v / 1e9:.0f} GFLOP/s" for k, v in rates.items()})
     rows = []
     for name in CASES:

@@ -1,0 +1,37 @@
+# Each target makes .venv and installs what it needs. PYTHON names the interpreter (3.11 or later).
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+SUITES := digits reduced frepo
+
+.PHONY: quickstart test repro cost report ui clean
+
+quickstart: .venv/installed ## the main job on the bundled digits: a CPU, minutes
+	dvc repro report@digits
+	dvc repro --single-item index
+	@echo "Report: $(CURDIR)/reports/index.html"
+
+test: .venv/installed ## all tests
+	python -m pytest
+
+repro: .venv/installed cost ## every cell of every suite with the published settings: GPU-weeks
+	dvc repro
+
+cost: .venv/installed ## what distilling each cell costs on this machine
+	@for suite in $(SUITES); do python -m stages.cost $$suite || exit 1; done
+
+report: .venv/installed ## rebuild the page of all results and say where it is
+	dvc repro --single-item index
+	@echo "Report: $(CURDIR)/reports/index.html"
+
+ui: .venv/installed ## MLflow's pages, for this machine alone
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1
+
+clean: ## remove what can be computed or downloaded again; results in reports/ stay
+	rm -rf .venv .checkpoints build data .dvc/cache .dvc/tmp mlflow.db mlartifacts .pytest_cache .ruff_cache
+
+.venv/installed: requirements.lock
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed: make PYTHON=python3.12 ...')"
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --requirement requirements.lock
+	touch $@

@@ -1,0 +1,52 @@
+"""Shared by the tests: real data prepared once, and a copy of the project to run the pipeline in."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lib.data.prepare import prepare
+from lib.params import load_params
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("DISTILLERY_ARCHIVES", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def archives():
+    """The folder of real archives; tests that need it are skipped where it is not."""
+    if not (SHARED / "mnist").is_dir():
+        pytest.skip("no folder of real archives (set DISTILLERY_ARCHIVES)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """prepared(name, archives=None): a dataset of params.yaml, prepared once for all tests -> its folder."""
+    root = tmp_path_factory.mktemp("prepared")
+
+    def get(name, archives=None):
+        if not (root / name).exists():
+            prepare(name, load_params().datasets[name], root / name, root / "downloads", archives)
+        return root / name
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """A committed copy of the project as it is on disk, without what is ignored -> its folder."""
+    folder = tmp_path_factory.mktemp("project") / "distillery"
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, files.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], [*identity, "commit", "-qm", "copy"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    subprocess.run(["git", "config", "user.name", "test"], cwd=folder, check=True)
+    subprocess.run(["git", "config", "user.email", "test@example.org"], cwd=folder, check=True)
+    return folder

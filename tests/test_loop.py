@@ -1,0 +1,135 @@
+"""The outer loop: resume bit for bit, evaluation, the best checkpoint, and losses that are no numbers."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+import lib.loop
+from lib.data.real import Batches, load_arrays, load_real
+from lib.data.preprocess import fit
+from lib.files import FileError, load_state, save_state
+from lib.krr import centred_one_hot
+from lib.loop import NonFiniteLoss, Stopped, run, watch_steps
+from lib.methods.frepo import FRePo
+from lib.params import load_params
+from lib.rng import generator
+from lib.synthetic import SyntheticSet, initial_set
+
+
+@pytest.fixture(scope="module")
+def real(prepared, tmp_path_factory):
+    pixels, _ = load_arrays(prepared("digits"), "train")
+    path = tmp_path_factory.mktemp("pre") / "p.safetensors"
+    fit(load_params().preprocessing["digits"], pixels, {}).save(path)
+    return load_real(prepared("digits"), path, "cpu")
+
+
+CFG = replace(load_params().cells["digits-frepo-digits-ipc1"].distill, steps=30, pool_size=2, reset_after=5, watch_at=(1, 12), watch_every=10, real_batch=64)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def start(real, checkpoint, cfg=CFG, stop_after=None, minutes=0.0, watch=None, poison=None, stop=None):
+    """Run the loop on digits; `stop_after` and `poison` are steps at which it is killed, or its loss spoiled."""
+    syn = SyntheticSet(*initial_set(real, cfg.ipc, 0), cfg.learn_labels)
+    method = FRePo(cfg, syn, 0)
+    step = method.step
+
+    def watched(i, x, targets):
+        if i == stop_after:
+            raise Interrupted
+        metrics = step(i, x, targets)
+        return metrics | ({"loss": torch.tensor(float("nan"))} if i == poison else {})
+
+    method.step = watched
+    batches = Batches(len(real.train_x), cfg.real_batch, generator(0, "batches"))
+    logged = []
+    targets = centred_one_hot(real.train_y, 10)
+    progress = run("cell", method, batches, real, targets, cfg, watch or (lambda: float(syn.x.detach().std())), checkpoint,
+                   lambda step, metrics: logged.append((step, metrics)), minutes, stop)  # fmt: skip
+    return progress, syn, logged
+
+
+def test_resume_in_the_middle_equals_no_interruption(real, tmp_path):
+    whole, syn, _ = start(real, tmp_path / "a")
+    for stop in (7, 19, 20):
+        with pytest.raises(Interrupted):
+            start(real, tmp_path / "b", stop_after=stop)
+    again, resumed, _ = start(real, tmp_path / "b")
+    assert torch.equal(syn.x, resumed.x) and torch.equal(syn.y, resumed.y)
+    assert whole.history == again.history and whole.losses == again.losses
+
+
+def test_checkpoints_between_fetches_change_nothing_that_is_recorded(real, tmp_path):
+    often, _, _ = start(real, tmp_path / "a", minutes=0.0)
+    never, _, _ = start(real, tmp_path / "b", minutes=60.0)
+    assert often.losses == never.losses and often.history == never.history
+
+
+def test_a_finished_run_is_not_run_again(real, tmp_path):
+    start(real, tmp_path / "a")
+    progress, _, logged = start(real, tmp_path / "a", stop_after=0)
+    assert progress.step == 30 and logged == []
+
+
+def test_evaluations_come_when_they_are_due(real, tmp_path):
+    progress, _, logged = start(real, tmp_path / "a")
+    assert watch_steps(CFG) == {1, 12, 10, 20, 30}
+    assert [point["step"] for point in progress.history] == [1, 10, 12, 20, 30]
+    assert {step for step, metrics in logged if "watched_accuracy" in metrics} == {1, 10, 12, 20, 30}
+
+
+def test_the_best_set_is_kept_only_when_it_is_asked_for(real, tmp_path):
+    scores = iter([50.0, 70.0, 60.0, 65.0, 69.0])
+    progress, syn, _ = start(real, tmp_path / "a", replace(CFG, select="best_test"), watch=lambda: next(scores))
+    assert progress.best["step"] == 10 and progress.best["accuracy"] == 70.0
+    assert not torch.equal(progress.best["x"], syn.x), "the last step's set is another one"
+    assert start(real, tmp_path / "b")[0].best is None
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(real, tmp_path, monkeypatch):
+    monkeypatch.setattr(lib.loop, "FETCH_EVERY", 5)
+    with pytest.raises(NonFiniteLoss, match=r"cell: the loss is nan at step 24; the last finite value was -?[\d.e-]+; the last good checkpoint is kept at"):
+        start(real, tmp_path / "a", poison=23)
+    state = load_state(tmp_path / "a")
+    assert state["progress"]["step"] == 23 and all(m["loss"].isfinite() for m in state["progress"]["pending"])
+
+
+def test_asked_to_stop_it_saves_first_and_goes_on_from_there(real, tmp_path):
+    whole, syn, _ = start(real, tmp_path / "a", minutes=60.0)
+    stop = threading.Event()
+
+    def watch(count=iter(range(100))):
+        if next(count) == 1:  # the evaluation after step 10
+            stop.set()
+        return 0.0
+
+    with pytest.raises(Stopped, match="stopped after step 10 of 30"):
+        start(real, tmp_path / "b", minutes=60.0, watch=watch, stop=stop)
+    assert torch.equal(start(real, tmp_path / "b", minutes=60.0)[1].x, syn.x)
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(real, tmp_path):
+    start(real, tmp_path / "a")
+    whole = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FileError, match="not a complete safetensors file.*delete it"):
+        start(real, tmp_path / "a")
+    save_state(tmp_path / "a", {"something": torch.zeros(2)})
+    with pytest.raises(FileError, match="not a checkpoint of this cell"):
+        start(real, tmp_path / "a")
+    (tmp_path / "a").write_bytes(whole)
+    with pytest.raises(FileError, match="not a checkpoint of this cell"):
+        start(real, tmp_path / "a", replace(CFG, pool_size=3))
+
+
+def test_state_survives_the_file_with_keys_and_nesting(tmp_path):
+    state = {"state": {0: {"exp_avg": torch.arange(3.0)}}, "list": [1, None, "a", True, {"b": [2.5]}], "empty": {}}
+    save_state(tmp_path / "s", state)
+    back = load_state(tmp_path / "s")
+    assert torch.equal(back["state"].pop(0)["exp_avg"], torch.arange(3.0))
+    assert back == {"state": {}, "list": [1, None, "a", True, {"b": [2.5]}], "empty": {}}

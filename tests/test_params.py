@@ -1,0 +1,134 @@
+"""params.yaml: the shipped file is right, and what is wrong in a file is found whole, before any compute."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lib.params import ParamsError, in_shape, load_params
+
+SHIPPED = yaml.safe_load(Path("params.yaml").read_text())
+KEY = "digits-frepo-digits-ipc1"
+
+
+def errors_of(tmp_path, change):
+    """The lines that a changed copy of the shipped file is refused with."""
+    node = copy.deepcopy(SHIPPED)
+    change(node)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(node))
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    return str(caught.value).splitlines()
+
+
+def test_shipped_file_is_valid_and_rows_take_their_methods_defaults():
+    params = load_params()
+    cell = params.cells["frepo-frepo-cifar10-ipc1"]
+    assert cell.distill.steps == 500_000 and cell.distill.pool_size == 10 and cell.distill.ipc == 1 and cell.distill.flip
+    assert in_shape(params.datasets["cifar10"]) == (3, 32, 32)
+
+
+def test_every_published_frepo_figure_has_its_cell():
+    from lib.report.compare import published_figures
+
+    wanted = {f"frepo-frepo-{dataset}-ipc{ipc}" for dataset, figures in published_figures()["frepo"].items() for ipc in figures}
+    assert wanted == {key for key in load_params().cells if key.startswith("frepo-")}
+
+
+def test_flip_and_protocol_of_frepos_cells_follow_the_sheet():
+    cells = {k: c for k, c in load_params().cells.items() if c.suite == "frepo"}
+    flipped = {k for k, c in cells.items() if c.distill.flip}
+    assert not any(k for k in flipped if "mnist" in k or "imagenet64" in k)
+    assert "frepo-frepo-cifar100-ipc1" in flipped and "frepo-frepo-cifar100-ipc10" not in flipped and "frepo-frepo-tiny_imagenet-ipc10" not in flipped
+    steps = {10: 1000, 100: 2000, 200: 20000, 500: 5000, 1000: 10000, 2000: 40000, 5000: 40000}  # section 9b, by N
+    params = load_params()
+    classes = {"cifar100": 100, "tiny_imagenet": 200, "cub200": 200, "imagenet64": 1000}
+    for cell in cells.values():
+        n = classes.get(cell.dataset, 10) * cell.distill.ipc
+        assert params.protocols[cell.evaluate.protocol].steps == steps[n]
+
+
+def set_in(*path_and_value):
+    *path, last, value = path_and_value
+
+    def change(node):
+        for key in path:
+            node = node[key]
+        node[last] = value
+
+    return change
+
+
+def remove(*path):
+    def change(node):
+        for key in path[:-1]:
+            node = node[key]
+        del node[path[-1]]
+
+    return change
+
+
+DISTILL = ("cells", KEY, "distill")
+BAD = [
+    (set_in(*DISTILL, "ipc", "ten"), ["distill.ipc", "'ten'", "an integer"]),
+    (set_in(*DISTILL, "ipc", 0), ["distill.ipc", "0", "at least 1"]),
+    (set_in(*DISTILL, "ipc", True), ["distill.ipc", "True", "an integer"]),
+    (set_in(*DISTILL, "ipc", 129), ["distill.ipc", "129", "at most 128"]),
+    (set_in(*DISTILL, "ipc", 26), ["distill.ipc", "260 images", "256"]),
+    (set_in(*DISTILL, "outer_lr", "3e-4"), ["distill.outer_lr", "'3e-4'", "3.0e-4"]),
+    (set_in(*DISTILL, "outer_lr", -1.0), ["distill.outer_lr", "-1.0", "above 0"]),
+    (set_in(*DISTILL, "pool_sise", 3), ["distill.pool_sise", "did you mean pool_size"]),
+    (remove(*DISTILL, "net"), ["distill.net: missing"]),
+    (set_in(*DISTILL, "net", "convnet3"), ["distill.net", "'convnet3'", "conv3-batch"]),
+    (set_in(*DISTILL, "net", "vgg11"), ["distill.net", "does not fit images of 8x8"]),
+    (set_in(*DISTILL, "seeds", []), ["distill.seeds", "distinct integers"]),
+    (set_in(*DISTILL, "seeds", [1, 1]), ["distill.seeds", "[1, 1]", "distinct integers"]),
+    (set_in(*DISTILL, "real_batch", 5000), ["distill.real_batch", "5000", "at most 1297"]),
+    (set_in(*DISTILL, "watch_at", [9999]), ["distill.watch_at", "beyond steps (2000)"]),
+    (set_in(*DISTILL, "conv_dtype", "fp16"), ["distill.conv_dtype", "'fp16'", "float32, bfloat16"]),
+    (set_in(*DISTILL, "watch_protocol", "none"), ["distill.watch_protocol", "one of protocols"]),
+    (set_in("cells", KEY, "evaluate", "nets", ["alexnet", "lenet"]), ["evaluate.nets", "'lenet'"]),
+    (set_in("cells", KEY, "dataset", "cifar"), [f"cells.{KEY}.dataset", "'cifar'", "cifar10"]),
+    (set_in("cells", KEY, "preprocessing", "mnist"), ["preprocessing", "is of mnist, not digits"]),
+    (set_in("cells", KEY, "method", "mtt"), [".method", "'mtt'", "frepo"]),
+    (set_in("cells", "my cell", SHIPPED["cells"][KEY]), ["'my cell'", "letters, digits"]),
+    (set_in("cells", "best", SHIPPED["cells"][KEY]), ["cells.best", "SUITE-METHOD-DATASET-ipcN"]),
+    (set_in("datasets", "mnist", {"source": "mnist", "resolution": 32}), ["datasets.mnist.resolution", "32", "28 pixels"]),
+    (set_in("datasets", "mine", {"resolution": 32}), ["datasets.mine", "exactly one of source and folder"]),
+    (set_in("preprocessing", "digits", "std", [0.0]), ["preprocessing.digits.std", "above 0"]),
+    (set_in("preprocessing", "digits", "mean", [0.1, 0.2, 0.3]), ["preprocessing.digits.mean", "must have 1 value"]),
+    (set_in("protocols", "digits", "warmup", 501), ["protocols.digits.warmup", "501", "at most steps (500)"]),
+    (set_in("protocols", "digits", "num_nets", 2.5), ["protocols.digits.num_nets", "2.5", "an integer"]),
+    (set_in("runtime", "device", "gpu"), ["runtime.device", "'gpu'", "auto, cpu, cuda"]),
+    (set_in("cels", {}), ["cels", "unknown table"]),
+    (remove("cells", KEY, "evaluate"), [f"cells.{KEY}.evaluate: missing"]),
+]
+
+
+@pytest.mark.parametrize("change, words", BAD, ids=[" ".join(words)[:50] for _, words in BAD])
+def test_one_wrong_value_gives_one_line_that_names_it(tmp_path, change, words):
+    lines = errors_of(tmp_path, change)
+    assert len(lines) == 1, lines
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_all_errors_of_a_file_come_at_once(tmp_path):
+    def change(node):
+        set_in(*DISTILL, "ipc", "ten")(node)
+        set_in("runtime", "device", "gpu")(node)
+        set_in("protocols", "frepo-1000", "lr", 0)(node)
+
+    lines = errors_of(tmp_path, change)
+    assert len(lines) == 3 and any("ten" in line for line in lines) and any("gpu" in line for line in lines)
+
+
+@pytest.mark.parametrize("text, word", [("cells: [", "not valid YAML"), ("", "must be a mapping"), ("- 1", "must be a mapping")])
+def test_files_that_are_not_parameters(tmp_path, text, word):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError, match=word):
+        load_params(path)
+    with pytest.raises(ParamsError, match="not found"):
+        load_params(tmp_path / "absent.yaml")

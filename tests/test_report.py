@@ -1,0 +1,108 @@
+"""The report: arithmetic, verdicts, honest treatment of unverified figures, and a page that is safe and self-contained."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib.files import write_json
+from lib.params import load_params
+from lib.report.compare import make_row, published_figures, verdict
+from lib.report.figures import plot_ipc, plot_steps, save_gallery
+from lib.report.page import write_page
+
+HISTORY = {"runs": {"0": {"wall_s": 10.0, "history": []}, "1": {"wall_s": 5.5, "history": []}}, "device": "CPU", "commit": "abc", "torch": "2"}
+
+
+def measured(net="conv3", distilled=((46.0, 47.0), (48.0, 47.0))):
+    kinds = {"distilled": {"accuracy": distilled, "krr": [40.0, 42.0]}, "real_subset": {"accuracy": [[14.0, 16.0]], "krr": [12.0]}}
+    return {"seeds": [0, 1], "nets": {net: kinds}}
+
+
+def row(key="frepo-frepo-cifar10-ipc1", net="conv3", **kwargs):
+    cell = load_params().cells[key]
+    return make_row(key, cell, cell.evaluate.protocol, net, measured(net, **kwargs), HISTORY, published_figures())
+
+
+def test_row_has_the_promised_columns_and_right_arithmetic():
+    r = row()
+    promised = """cell suite method dataset ipc network protocol accuracy_mean accuracy_std n_networks n_seeds real_subset_mean
+        published_mean published_std published_source verdict steps wall_s device commit""".split()
+    assert set(promised) <= set(r)
+    assert (r["accuracy_mean"], r["n_networks"], r["n_seeds"], r["wall_s"]) == (47.0, 2, 2, 15.5)
+    assert r["accuracy_std"] == pytest.approx(0.5**0.5, abs=0.01) and r["accuracy_seeds"] == [46.5, 47.5]
+    assert r["real_subset_mean"] == 15.0 and r["published_mean"] == 46.8 and r["best_checkpoint_mean"] is None
+
+
+@pytest.mark.parametrize("accuracy, word", [(47.0, "reached (+0.2)"), (40.0, "below (-6.8)"), (60.0, "above (+13.2)")])
+def test_verdicts_follow_the_difference_and_its_spread(accuracy, word):
+    assert row(distilled=((accuracy,) * 2,) * 2)["verdict"].startswith(word)
+
+
+def test_a_reduced_budget_is_never_called_reached():
+    r = row() | {"budget": "reduced"}
+    assert verdict(r).startswith("reduced budget, +0.2 from the published full one")
+
+
+def test_unverified_figures_are_never_published_ones():
+    r = row("frepo-frepo-mnist-ipc1")
+    assert r["published_mean"] is None and r["unverified_mean"] == 93.0 and r["verdict"].startswith("no published figure")
+    flat = [f for sets in published_figures()["frepo"].values() for f in sets.values()]
+    assert {f["status"] for f in flat} == {"published", "unverified"} and all("source" in f for f in flat if f["status"] == "published")
+
+
+def test_figures_belong_to_the_network_they_were_measured_on():
+    key = "frepo-frepo-cifar10-ipc10"
+    cell = load_params().cells[key]
+    for net, figure in (("conv3", 65.5), ("alexnet", None), ("resnet18", None)):
+        assert make_row(key, cell, "p", net, measured(net), HISTORY, published_figures())["published_mean"] == figure
+
+
+def test_gallery_shows_the_images_class_by_class(tmp_path):
+    from PIL import Image
+
+    pixels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 2, 2) / 3
+    save_gallery(tmp_path / "g.png", pixels, 2)
+    image = Image.open(tmp_path / "g.png").convert("RGB")
+    width, height = image.size
+    quarter = [image.getpixel((int(width * a), int(height * b)))[0] for b in (0.2, 0.8) for a in (0.2, 0.8)]
+    assert quarter == [0, 85, 170, 255]
+
+
+def test_page_is_self_contained_and_escapes_names(tmp_path):
+    evil = "<script>alert(1)</script>"
+    suite = tmp_path / "evil"
+    suite.mkdir()
+    plot_steps(suite / "steps.svg", {evil: [[(1, 10.0), (5, 50.0)]]})
+    plot_ipc(suite / "ipc.svg", {"a": [(1, 10.0, 1.0), (10, 50.0, 1.0)]})
+    figures = [{"file": name, "caption": evil} for name in ("steps.svg", "ipc.svg")]
+    write_json(suite / "results.json", {"suite": evil, "rows": [row() | {"cell": evil, "verdict": evil}], "figures": figures, "provenance": [evil]})
+    write_page(tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert "<script" not in page and page.count("&lt;script&gt;") >= 5
+    assert not re.search(r'(?:src|href)="(?!data:)', page) and "@import" not in page and "url(" not in page
+    assert "<script>" not in (suite / "steps.svg").read_text()
+    assert "prefers-color-scheme: dark" in page and "@media print" in page and 'name="viewport"' in page
+
+
+def test_plots_are_the_same_bytes_for_the_same_data(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        plot_steps(tmp_path / name, {"cell": [[(1, 10.0), (5, 50.0)]]})
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_cells_that_were_not_run_are_not_listed(project, monkeypatch, tmp_path):
+    import json
+
+    from stages.report import stage
+
+    monkeypatch.chdir(tmp_path)
+    params = load_params(project / "params.yaml")
+    stage(params, "frepo")
+    assert json.loads((tmp_path / "reports/frepo/results.json").read_text())["rows"] == []
+
+
+def test_budget_column_of_the_reduced_suite():
+    cells = load_params().cells.values()
+    assert {c.budget for c in cells if c.suite == "reduced"} == {"reduced"} and replace(next(iter(cells))).budget == "full"

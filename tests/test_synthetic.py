@@ -1,0 +1,60 @@
+"""The distilled set: its start, its file, and files that others hand in."""
+
+import pytest
+import torch
+
+from lib.files import FileError, load_tensors, save_tensors
+from lib.rng import generator
+from lib.synthetic import SyntheticSet, initial_labels, load_set, sample_real, save_set
+
+SHAPE = (1, 8, 8)
+
+
+def test_real_start_is_class_major_distinct_and_seeded():
+    labels = torch.randint(10, (500,), generator=generator(0, "labels"))
+    chosen = sample_real(labels, 10, 5, generator(1, "init"))
+    assert labels[chosen].tolist() == [c for c in range(10) for _ in range(5)]
+    assert len(set(chosen.tolist())) == 50
+    assert torch.equal(chosen, sample_real(labels, 10, 5, generator(1, "init")))
+    assert not torch.equal(chosen, sample_real(labels, 10, 5, generator(2, "init")))
+    with pytest.raises(ValueError, match="fewer than ipc = 400"):
+        sample_real(labels, 10, 400, generator(1, "init"))
+
+
+def test_only_learned_labels_take_a_gradient():
+    x, y = torch.randn(10, *SHAPE), initial_labels(10, 1)
+    assert SyntheticSet(x, y).y.requires_grad and not SyntheticSet(x, y, learn_labels=False).y.requires_grad
+
+
+def test_saved_set_is_the_same_and_carries_its_provenance(tmp_path):
+    x, y = torch.randn(10, *SHAPE), initial_labels(10, 1)
+    save_set(tmp_path / "s.safetensors", x, y, cell="c", seed=3)
+    got_x, got_y, meta = load_set(tmp_path / "s.safetensors", SHAPE, 10)
+    assert torch.equal(x, got_x) and torch.equal(y, got_y) and meta == {"cell": "c", "seed": 3}
+
+
+GOOD = {"x": torch.zeros(10, *SHAPE), "y": torch.zeros(10, 10)}
+BAD = [
+    ({"x": GOOD["x"]}, r"holds \['x'\]"),
+    (GOOD | {"x": torch.zeros(10, 3, 8, 8)}, r"x \(10, 3, 8, 8\).* needs x \(N, 1, 8, 8\)"),
+    (GOOD | {"y": torch.zeros(10, 100)}, r"y \(10, 100\)"),
+    (GOOD | {"y": torch.zeros(9, 10)}, r"y \(9, 10\)"),
+    (GOOD | {"x": torch.full((10, *SHAPE), float("nan"))}, "not finite"),
+]
+
+
+@pytest.mark.parametrize("tensors, words", BAD)
+def test_sets_that_do_not_fit_the_data_are_refused(tmp_path, tensors, words):
+    save_tensors(tmp_path / "s.safetensors", tensors)
+    with pytest.raises(FileError, match=words):
+        load_set(tmp_path / "s.safetensors", SHAPE, 10)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x04K\x01.", b"PK\x03\x04" + bytes(100)])
+def test_files_that_are_no_safetensors_are_refused(tmp_path, data):
+    """Empty, a pickle, a zip as torch.save writes it: none is opened as code."""
+    (tmp_path / "s.safetensors").write_bytes(data)
+    with pytest.raises(FileError, match="not a complete safetensors file"):
+        load_tensors(tmp_path / "s.safetensors")
+    with pytest.raises(FileError, match="not found"):
+        load_tensors(tmp_path / "absent.safetensors")
