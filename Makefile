@@ -21,7 +21,7 @@ cost: .venv/installed ## what distilling each cell costs on this machine
 	@for suite in $(SUITES); do python -m stages.cost $$suite || exit 1; done
 
 report: .venv/installed ## rebuild the page of all results and say where it is
-	dvc repro --single-item index
+	dvc repro --force --single-item index
 	@echo "Report: $(CURDIR)/reports/index.html"
 
 ui: .venv/installed ## MLflow's pages, for this machine alone

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 FLIP, COLOR, CROP, ROTATE, TRANSLATE, CUTOUT = range(6)
-POLICIES = {"none": (), "rgb": (FLIP, COLOR, CROP, ROTATE, TRANSLATE, CUTOUT), "grey": (COLOR, CROP, ROTATE, TRANSLATE, CUTOUT)}
+POLICIES = {"none": (), "rgb": range(FLIP, CUTOUT + 1), "grey": range(COLOR, CUTOUT + 1)}
 
 ZOOM = log(1.25)  # crop: zoom factor e^U(-ZOOM, ZOOM), that is 0.8 to 1.25
 COLOR_RANGE = 0.25
@@ -45,7 +45,7 @@ def draw(policy, shape, generator):
     def only(active, value, otherwise=0.0):
         return torch.where((op == active).view(-1, *[1] * (value.ndim - 1)), value, torch.full_like(value, otherwise))
 
-    op = torch.tensor(ops, device=device)[torch.randint(len(ops), (students,), generator=generator, device=device)]
+    op = torch.randint(ops[0], ops[-1] + 1, (students,), generator=generator, device=device)
     flip = only(FLIP, torch.where(uniform(1.0) < 0, -1.0, 1.0), 1.0)
     zoom = only(CROP, uniform(ZOOM)).exp()
     angle = only(ROTATE, uniform(ANGLE))

@@ -405,20 +405,26 @@ def _check_cell(reader, key, cell, datasets, preprocessing, protocols):
 
 
 def _check_networks(reader, path, nets, shape, classes, distill):
-    for i, (where, name) in enumerate(nets):
+    for where, name in nets:
         try:
-            width = feature_width(name, shape)
+            feature_width(name, shape)
         except ValueError as error:
             reader.error(where, name, str(error))
-            continue
-        n = distill.ipc * classes * (2 if distill.flip else 1)
-        if i == 0 and n >= width:
-            doubled = " (with flip: true, which doubles the set)" if distill.flip else ""
-            reader.error(
-                f"{path}.distill.ipc", distill.ipc,
-                f"{n} images{doubled} need a network of more than {n} features, {name} has {width}: "
-                "the kernel would be singular; lower ipc, set flip: false or take a wider net",
-            )  # fmt: skip
+            return
+    if must := singular_kernel(distill, shape, classes):
+        reader.error(f"{path}.distill.ipc", distill.ipc, must)
+
+
+def singular_kernel(distill, shape, classes):
+    """What to do where a set of `distill.ipc` images for each of `classes` has a singular kernel; None where it has not."""
+    n, width = distill.ipc * classes * (2 if distill.flip else 1), feature_width(distill.net, shape)
+    if n < width:
+        return None
+    doubled = " (with flip: true, which doubles the set)" if distill.flip else ""
+    return (
+        f"{n} images{doubled} need a network of more than {n} features, {distill.net} has {width}: "
+        "the kernel would be singular; lower ipc, set flip: false or take a wider net"
+    )
 
 
 _WIDTHS = {}

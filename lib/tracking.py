@@ -31,6 +31,12 @@ class Tracker:
         self.thread = threading.Thread(target=self._work, args=args, daemon=True, name="mlflow")
         self.thread.start()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self.close(failed=kind is not None)
+
     def log(self, step, metrics, prefix=""):
         """Queue metrics (a dict of floats) for `step`."""
         now = int(time.time() * 1000)

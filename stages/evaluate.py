@@ -26,21 +26,21 @@ def stage(params, key):
     sets = {kind: [load_set(folder / name.format(s), real.shape, real.num_classes, device)[:2] for s in seeds] for kind, name in kinds.items()}
     sets["real_subset"] = [initial_set(real, cell.distill.ipc, s) for s in seeds]
     x, y = (torch.stack([pair[i] for group in sets.values() for pair in group]) for i in (0, 1))
-    track = tracker("evaluate", key, {**asdict(protocol), "dataset": cell.dataset}, prov)
     results = {}
-    for net in cfg.nets:
-        started = time.monotonic()
-        accuracy = evaluate(net, x, y, real, protocol, seed=0)
-        krr = krr_accuracy(net, x, y, real, seed=0)
-        rows = {}
-        for i, kind in enumerate(sets):
-            part = slice(i * len(seeds), (i + 1) * len(seeds))
-            rows[kind] = {"accuracy": accuracy[part].tolist(), "krr": krr[part].tolist()}  # [seed][network], [seed]
-            track.log(0, {f"{net}/{kind}": accuracy[part].mean().item()})
-            print(f"{net:14} {kind:16} {accuracy[part].mean():6.2f} % +- {accuracy[part].std():.2f}   KRR {krr[part].mean():6.2f} %", flush=True)
-        results[net] = {**rows, "wall_s": round(time.monotonic() - started, 1)}
+    with tracker("evaluate", key, {**asdict(protocol), "dataset": cell.dataset}, prov) as track:
+        for net in cfg.nets:
+            started = time.monotonic()
+            accuracy = evaluate(net, x, y, real, protocol, seed=0)
+            krr = krr_accuracy(net, x, y, real, seed=0)
+            rows = {}
+            for i, kind in enumerate(sets):
+                part = slice(i * len(seeds), (i + 1) * len(seeds))
+                rows[kind] = {"accuracy": accuracy[part].tolist(), "krr": krr[part].tolist()}  # [seed][network], [seed]
+                track.log(0, {f"{net}/{kind}": accuracy[part].mean().item()})
+                mean, std = accuracy[part].mean(), accuracy[part].std(correction=0)
+                print(f"{net:14} {kind:16} {mean:6.2f} % +- {std:.2f}   KRR {krr[part].mean():6.2f} %", flush=True)
+            results[net] = {**rows, "wall_s": round(time.monotonic() - started, 1)}
     write_json(EVALUATED / cell.suite / f"{key}.json", {"cell": key, "seeds": list(seeds), "nets": results, **prov})
-    track.close()
 
 
 if __name__ == "__main__":

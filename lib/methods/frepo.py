@@ -105,14 +105,15 @@ class FRePo:
             return nullcontext()
         return torch.autocast(self.syn.x.device.type, dtype=getattr(torch, self.cfg.conv_dtype))
 
-    def _pass(self, part, x):
-        """`part` of a network (its features, or its logits) on images x, convolutions in the cell's precision."""
+    def _pass(self, net, x, head):
+        """A network's logits (with its head) or features on images x, convolutions in the cell's precision."""
         with self.autocast():
-            return part(x.contiguous(memory_format=torch.channels_last))
+            x = x.contiguous(memory_format=torch.channels_last)
+            return net(x) if head else net.features(x)
 
     def _features(self, net, x):
         """Penultimate features (N, F) in the kernel's precision; eval-mode norm statistics."""
-        return self._run(net.eval().features, x).to(getattr(torch, self.cfg.krr_dtype))
+        return self._run(net.eval(), x, False).to(getattr(torch, self.cfg.krr_dtype))
 
     @torch.no_grad()
     def target_features(self, net, x):
@@ -148,7 +149,7 @@ class FRePo:
         for p in net.parameters():
             p.requires_grad_(True)
         member.optimizer.zero_grad()
-        squared_error(self._run(net, x).to(y.dtype), y).backward()
+        squared_error(self._run(net, x, True).to(y.dtype), y).backward()
         member.optimizer.step()
         member.counter += 1
 
