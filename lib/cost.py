@@ -3,18 +3,6 @@
 import time
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from .networks import build
-
-
-def forward_flops(net, shape):
-    """Floating-point operations of one image's forward pass, counted without computing it."""
-    with torch.device("meta"):
-        network = build(net, shape, 10).eval()
-        with FlopCounterMode(display=False) as counter:
-            network(torch.empty(1, *shape))
-    return counter.get_total_flops()
 
 
 def seconds(function, device, repeats):

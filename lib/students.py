@@ -11,14 +11,12 @@ import torch
 from torch.func import functional_call, vmap
 
 from . import augment
-from .cost import forward_flops
 from .krr import krr_coefficients, squared_error
 from .networks import build
+from .passes import CUDA_PIXELS, forward_flops, images_per_pass
 from .rng import generator
 
 CPU_BATCHED_FLOPS = 2e8  # of one student's step: beyond it a CPU's arithmetic binds, and grouped convolutions only cost
-# Images of a forward pass without gradients: on a CPU as many pixels as keep wide layers' activations in the cache.
-EVAL_PIXELS, EVAL_BATCH = 16 * 32 * 32, 2000
 
 
 def learning_rate(protocol, step):
@@ -56,9 +54,11 @@ class Students:
     def chunks(self, batch):
         """Slices of students that go through the network together."""
         size = len(self)
-        if self.device.type == "cpu" and 3 * batch * forward_flops(self.net, self.shape) > CPU_BATCHED_FLOPS:
+        if self.device.type == "cuda":
+            size = max(CUDA_PIXELS // (batch * self.shape[1] * self.shape[2]), 1)
+        elif 3 * batch * forward_flops(self.net, self.shape) > CPU_BATCHED_FLOPS:
             size = 1
-        return [slice(s, s + size) for s in range(0, len(self), size)]
+        return [slice(s, min(s + size, len(self))) for s in range(0, len(self), size)]
 
     def call(self, part, x, shared=False, features=False):
         """Outputs (s, B, C), or features (s, B, F), of the students in slice `part` on x (s, B, ...), or on shared x (B, ...)."""
@@ -103,15 +103,11 @@ class Students:
             return torch.rand(len(self), n, generator=gen, device=self.device).argsort(1)
         return torch.arange(n, device=self.device).expand(len(self), n)
 
-    def eval_batch(self):
-        """Images of one forward pass without gradients."""
-        return max(EVAL_PIXELS // (self.shape[1] * self.shape[2]), 1) if self.device.type == "cpu" else EVAL_BATCH
-
     @torch.no_grad()
     def accuracy(self, test_x, test_y):
         """Test accuracy (S,) in percent, over the exact number of test images."""
         self.template.eval()
-        batch = self.eval_batch()
+        batch = images_per_pass(self.shape, self.device)
         right = torch.zeros(len(self), device=self.device)
         for part in self.chunks(batch):
             for x, y in zip(test_x.split(batch), test_y.split(batch)):
@@ -149,7 +145,7 @@ def krr_accuracy(net, x, y, real, seed):
     """
     student = Students(net, real.shape, real.num_classes, [0], seed, x.device)
     student.template.eval()
-    batch = student.eval_batch()
+    batch = images_per_pass(real.shape, x.device)
 
     def features(images):
         return torch.cat([student.call(slice(0, 1), part, shared=True, features=True)[0] for part in images.split(batch)])

@@ -25,6 +25,7 @@ from lib.files import FileError, read_json
 from lib.params import Dataset, load_params
 from lib.rng import generator
 
+
 def made(path, data):
     """An Archive that describes `data`, which is written to `path` unless that is None."""
     if path is not None:
@@ -215,7 +216,12 @@ def test_imagenette_layout_and_caltech_birds(tmp_path):
     path.write_bytes(tar_gz([(f"imagenette2-160/{s}/{w}/{w}_1.JPEG", picture_bytes((v,) * 3)) for s in ("train", "val") for w, v in (("n1", 50), ("n2", 99))]))
     for split in readers.SPLITS:
         assert [(int(x.mean().round()), y, x.shape) for x, y in read_all("imagenette", path, split, 8)] == [(50, 0, (8, 8, 3)), (99, 1, (8, 8, 3))]
-    lists = {"images.txt": "1 001.A/a.jpg\n2 002.B/b.jpg\n", "image_class_labels.txt": "1 1\n2 2\n", "train_test_split.txt": "1 1\n2 0\n", "classes.txt": "1 001.A\n2 002.B\n"}
+    lists = {
+        "images.txt": "1 001.A/a.jpg\n2 002.B/b.jpg\n",
+        "image_class_labels.txt": "1 1\n2 2\n",
+        "train_test_split.txt": "1 1\n2 0\n",
+        "classes.txt": "1 001.A\n2 002.B\n",
+    }
     files = [(f"CUB_200_2011/{k}", v.encode()) for k, v in lists.items()]
     files += [(f"CUB_200_2011/images/{n}", picture_bytes((v,) * 3)) for n, v in (("001.A/a.jpg", 30), ("002.B/b.jpg", 60))]
     path.write_bytes(tar_gz(files))
@@ -248,7 +254,9 @@ def test_digits_prepared_whole_and_in_order(tmp_path):
     assert (np.concatenate([train_y, test_y]) == bunch.target).all()
     assert np.abs(np.concatenate([train_x, test_x])[:, 0] / 255 - bunch.images / 16).max() < 0.5 / 255 + 1e-6
     manifest = read_json(tmp_path / "digits/manifest.json")
-    assert manifest["shape"] == [1, 8, 8] and manifest["num_classes"] == 10 and set(manifest["sha256"]) == {f"{s}_{l}.npy" for s in readers.SPLITS for l in "xy"}
+    assert (
+        manifest["shape"] == [1, 8, 8] and manifest["num_classes"] == 10 and set(manifest["sha256"]) == {f"{s}_{l}.npy" for s in readers.SPLITS for l in "xy"}
+    )
     assert manifest["mean"][0] == pytest.approx(0.3053, abs=1e-3) and manifest["std"][0] == pytest.approx(0.3760, abs=1e-3)
 
 

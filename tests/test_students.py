@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from lib import augment
-from lib.cost import forward_flops
 from lib.data.preprocess import Preprocess
 from lib.data.real import RealSet
 from lib.krr import krr_predict
 from lib.networks import build
 from lib.params import Protocol
+from lib.passes import forward_flops
 from lib.rng import generator
 from lib.students import Students, evaluate, krr_accuracy, learning_rate
 from lib.synthetic import initial_labels

@@ -61,6 +61,7 @@ def test_a_dead_server_delays_nothing_and_says_so_once(tmp_path, monkeypatch, ca
 
 
 def test_without_mlflow_a_stage_says_so_and_goes_on(tmp_path):
-    code = f"import sys; sys.modules['mlflow'] = None; import lib.tracking as t; k = t.Tracker({str(tmp_path)!r}, 'r', {{}}, {{}}); k.log(0, {{'a': 1}}); k.close()"
+    use = f"import lib.tracking as t; k = t.Tracker({str(tmp_path)!r}, 'r', {{}}, {{}}); k.log(0, {{'a': 1}}); k.close()"
+    code = f"import sys; sys.modules['mlflow'] = None; {use}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr.count("mlflow is not installed") == 1

@@ -6,7 +6,6 @@ by file name alone, and MNIST and Fashion-MNIST share theirs.
 """
 
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +38,16 @@ def prepare(name, dataset, out, downloads, archives=None):
 
     out.mkdir(parents=True)
     arrays = {}
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{name}-") as workspace:
+    workspace = out.parent / f".{name}.tmp"  # a fixed name: what a killed run left is replaced, not kept beside
+    shutil.rmtree(workspace, ignore_errors=True)
+    try:
         for split, x, y in build_arrays(name, in_shape(dataset), examples, workspace):
             arrays[split] = (x, y)
             for letter, array in (("x", x), ("y", y)):
                 with replacing(out / f"{split}_{letter}.npy") as tmp, open(tmp, "wb") as file:
                     np.save(file, array, allow_pickle=False)
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
     write_json(out / "manifest.json", manifest(name, dataset, arrays, names, files, packed, out))
 
 

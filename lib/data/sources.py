@@ -169,9 +169,10 @@ def _stream(archive, part, have):
     with requests.get(archive.url, headers=headers, stream=True, timeout=30) as response:
         response.raise_for_status()
         resumed = response.status_code == 206
-        with open(part, "ab" if resumed else "wb") as file, tqdm(
-            total=archive.size, initial=have if resumed else 0, unit="B", unit_scale=True, desc=archive.name
-        ) as bar:
+        with (
+            open(part, "ab" if resumed else "wb") as file,
+            tqdm(total=archive.size, initial=have if resumed else 0, unit="B", unit_scale=True, desc=archive.name) as bar,
+        ):
             for block in response.iter_content(BLOCK):
                 if file.tell() + len(block) > archive.size:
                     raise requests.RequestException("more bytes than registered")

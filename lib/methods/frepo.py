@@ -10,13 +10,10 @@ from math import cos, pi
 
 import torch
 
-from ..cost import forward_flops
 from ..krr import krr_predict, squared_error
 from ..networks import build
+from ..passes import forward_flops, images_per_pass
 from ..rng import generator, restore
-
-# Pixels of real images per forward on a CPU: the first layer's activations stay in the cache (8 MiB at width 128).
-CPU_CHUNK_PIXELS = {"float32": 16 * 32 * 32, "bfloat16": 32 * 32 * 32}
 
 
 def label_margin(y):
@@ -117,9 +114,8 @@ class FRePo:
 
     @torch.no_grad()
     def target_features(self, net, x):
-        chunk = len(x)
-        if x.device.type == "cpu":
-            chunk = max(CPU_CHUNK_PIXELS[self.cfg.conv_dtype] // (x.shape[-1] * x.shape[-2]), 1)
+        """Features (B, F) of the real images x (B, K, H, W), a part at a time."""
+        chunk = images_per_pass(x.shape[1:], x.device, self.cfg.conv_dtype)
         return torch.cat([self._features(net, part) for part in x.split(chunk)])
 
     def meta_step(self, net, x_real, targets, lr):
@@ -128,9 +124,7 @@ class FRePo:
         for p in net.parameters():  # only the images and the labels need a gradient: about half of the backward pass
             p.requires_grad_(False)
         y = self.syn.y.to(phi_real.dtype)
-        loss, accuracy = meta_loss(
-            lambda x: self._features(net, x), self.syn.x, y, phi_real, targets.to(phi_real.dtype), self.cfg.flip
-        )
+        loss, accuracy = meta_loss(lambda x: self._features(net, x), self.syn.x, y, phi_real, targets.to(phi_real.dtype), self.cfg.flip)
         self.optimizer.zero_grad()
         loss.backward()
         for group in self.optimizer.param_groups:

@@ -22,9 +22,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         stride = 2 if halve and not pooled else 1
         pool = nn.AvgPool2d(2) if halve and pooled else nn.Identity()
-        self.main = nn.Sequential(
-            _conv3(channels, out, stride), NORMS[norm](out), nn.ReLU(), pool, _conv3(out, out), NORMS[norm](out)
-        )
+        self.main = nn.Sequential(_conv3(channels, out, stride), NORMS[norm](out), nn.ReLU(), pool, _conv3(out, out), NORMS[norm](out))
         self.shortcut = nn.Identity()
         if halve or channels != out:
             self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), pool, NORMS[norm](out))

@@ -30,7 +30,7 @@ from lib.rng import generator
 from lib.students import evaluate
 from lib.synthetic import initial_labels
 
-from .frepo_step import CASES, measure, matmul_rate
+from .frepo_step import CASES, matmul_rate, measure
 
 BOUND = 1e-4
 
