@@ -11,8 +11,8 @@ quickstart: .venv/installed ## the main job on the bundled digits: a CPU, minute
 	dvc repro --single-item index
 	@echo "Report: $(CURDIR)/reports/index.html"
 
-test: .venv/installed ## all tests
-	python -m pytest
+test: .venv/installed ## all tests, two files at a time
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile
 
 repro: .venv/installed cost ## every cell of every suite with the published settings: GPU-weeks
 	dvc repro
