@@ -36,7 +36,7 @@ def make_row(key, cell, protocol, net, measured, history, table):
         "budget": cell.budget,
         "accuracy_mean": accuracy.mean(),
         "accuracy_std": accuracy.std(),
-        "accuracy_seeds": accuracy.mean(1).tolist(),
+        "accuracy_seeds": accuracy.mean(1).round(2).tolist(),
         "n_networks": accuracy.shape[1],
         "n_seeds": accuracy.shape[0],
         "seeds": measured["seeds"],

@@ -19,6 +19,7 @@ from lib.methods.frepo import FRePo
 from lib.params import load_params
 from lib.rng import generator
 from lib.synthetic import SyntheticSet, initial_labels
+from stages.common import provenance
 
 CASES = {"mnist ipc 1": ((1, 28, 28), 1, False), "cifar10 ipc 1": ((3, 32, 32), 1, True), "cifar10 ipc 10": ((3, 32, 32), 10, True)}
 
@@ -64,7 +65,7 @@ def main():
                 print(f"{name:15} {dtype:9} {mode:16} {row['seconds']:.4f} s, {row['over_floor']:.2f} of the floor; {shares}", flush=True)
     if args.json:
         with open(args.json, "w") as file:
-            json.dump({"rates": rates, "rows": rows}, file, indent=1)
+            json.dump({**provenance(device), "rates": rates, "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":
