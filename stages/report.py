@@ -22,7 +22,7 @@ def stage(params, suite):
             continue
         folder = DISTILLED / suite / key
         measured, history = read_json(evaluated), read_json(folder / "history.json")
-        rows += [make_row(key, cell, cell.evaluate.protocol, net, measured, history, table) for net in cell.evaluate.nets]
+        rows += [make_row(key, cell, net, measured, history, table) for net in cell.evaluate.nets]
         curves[key] = [[(point["step"], point["accuracy"]) for point in run["history"]] for run in history["runs"].values()]
         name = f"{key}.png"
         shutil.copyfile(folder / f"seed{cell.distill.seeds[0]}.png", out / name)
@@ -37,7 +37,7 @@ def stage(params, suite):
     if any(len(points) > 1 for points in lines.values()):
         plot_ipc(out / "ipc.svg", {label: points for label, points in lines.items() if len(points) > 1})
         figures.append({"file": "ipc.svg", "caption": "Accuracy against images per class"})
-    provenance = sorted({f"Computed on {r['device']}, torch {r['torch']}, commit {r['commit']}, {r['date'] or 'date unknown'}" for r in rows})
+    provenance = sorted({f"Computed on {r['device']}, torch {r['torch']}, commit {r['commit']}" + (r["date"] and f", {r['date']}" or "") for r in rows})
     write_json(out / "results.json", {"suite": suite, "rows": rows, "figures": figures, "provenance": provenance})
 
 

@@ -22,7 +22,7 @@ def measured(net="conv3", distilled=((46.0, 47.0), (48.0, 47.0))):
 
 def row(key="frepo-frepo-cifar10-ipc1", net="conv3", **kwargs):
     cell = load_params().cells[key]
-    return make_row(key, cell, cell.evaluate.protocol, net, measured(net, **kwargs), HISTORY, published_figures())
+    return make_row(key, cell, net, measured(net, **kwargs), HISTORY, published_figures())
 
 
 def test_row_has_the_promised_columns_and_right_arithmetic():
@@ -56,7 +56,7 @@ def test_figures_belong_to_the_network_they_were_measured_on():
     key = "frepo-frepo-cifar10-ipc10"
     cell = load_params().cells[key]
     for net, figure in (("conv3", 65.5), ("alexnet", None), ("resnet18", None)):
-        assert make_row(key, cell, "p", net, measured(net), HISTORY, published_figures())["published_mean"] == figure
+        assert make_row(key, cell, net, measured(net), HISTORY, published_figures())["published_mean"] == figure
 
 
 def test_gallery_shows_the_images_class_by_class(tmp_path):

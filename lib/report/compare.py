@@ -13,7 +13,7 @@ def published_figures(path=TABLE):
     return yaml.safe_load(Path(path).read_text())
 
 
-def make_row(key, cell, protocol, net, measured, history, table):
+def make_row(key, cell, net, measured, history, table):
     """One row of results.json for `net` of a cell.
 
     measured: what the evaluate stage wrote; history: what the distill stage wrote; table: `published_figures()`.
@@ -32,7 +32,7 @@ def make_row(key, cell, protocol, net, measured, history, table):
         "ipc": cell.distill.ipc,
         "network": net,
         "distilled_on": cell.distill.net,
-        "protocol": protocol,
+        "protocol": cell.evaluate.protocol,
         "budget": cell.budget,
         "accuracy_mean": accuracy.mean(),
         "accuracy_std": accuracy.std(),
