@@ -15,6 +15,7 @@ from lib.loop import NonFiniteLoss, Stopped, run, watch_steps
 from lib.methods.frepo import FRePo
 from lib.params import load_params
 from lib.rng import generator
+from lib.students import evaluate
 from lib.synthetic import SyntheticSet, initial_set
 
 
@@ -134,3 +135,23 @@ def test_state_survives_the_file_with_keys_and_nesting(tmp_path):
     back = load_state(tmp_path / "s")
     assert torch.equal(back["state"].pop(0)["exp_avg"], torch.arange(3.0))
     assert back == {"state": {}, "list": [1, None, "a", True, {"b": [2.5]}], "empty": {}}
+
+
+def subset_and_learned_accuracy(real, syn):
+    """Mean test accuracy of the digits protocol on the set a run started from, and on the one it learned."""
+    protocol = load_params().protocols["digits"]
+    return [evaluate("conv2-w32", x[None], y[None], real, protocol, seed=0).mean().item() for x, y in (initial_set(real, CFG.ipc, 0), syn.snapshot())]
+
+
+def test_without_a_learning_rate_the_set_stays_the_real_subset_and_is_judged_alike(real, tmp_path):
+    _, syn, _ = start(real, tmp_path / "a", replace(CFG, outer_lr=0.0))
+    subset, learned = subset_and_learned_accuracy(real, syn)
+    assert torch.equal(syn.x, initial_set(real, CFG.ipc, 0)[0]) and subset == learned
+
+
+def test_a_short_run_on_digits_beats_the_real_subset(real, tmp_path):
+    """The sheet's integration test at a quarter of its steps; the quickstart runs it whole, on four seeds."""
+    cfg = replace(load_params().cells["digits-frepo-digits-ipc1"].distill, steps=500, watch_every=0)
+    _, syn, _ = start(real, tmp_path / "a", cfg, minutes=60.0, watch=lambda: 0.0)
+    subset, learned = subset_and_learned_accuracy(real, syn)
+    assert learned > 80 and learned > subset + 10
