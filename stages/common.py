@@ -65,10 +65,10 @@ def real_set(params, cell, device):
 def provenance(device):
     """Where and with what a result was computed."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    commit = ""
-    if shutil.which("git"):
-        commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
-    return {"device": name, "commit": commit or "unknown", "torch": torch.__version__, "date": datetime.date.today().isoformat()}
+    asks = (["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "lib", "stages"])
+    commit, edits = (subprocess.run(ask, capture_output=True, text=True, cwd=ROOT).stdout.strip() if shutil.which("git") else "" for ask in asks)
+    commit = (commit or "unknown") + ("+edits" if edits else "")  # code that the commit does not hold
+    return {"device": name, "commit": commit, "torch": torch.__version__, "date": datetime.date.today().isoformat()}
 
 
 def tracker(stage, key, params, prov):
