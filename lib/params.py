@@ -1,4 +1,4 @@
-"""params.yaml -> frozen dataclasses. Every error of the file is found at once, before any compute.
+"""params.yaml -> frozen dataclasses (schema.py). Every error of the file is found at once, before any compute.
 
 An error names the key's path, the value found and what is allowed. A cell's `distill` section holds only what differs
 from its method's defaults (`methods.NAME`); a section that is read knows every one of its keys.
@@ -6,164 +6,21 @@ from its method's defaults (`methods.NAME`); a section that is read knows every 
 
 import difflib
 import re
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin
 
 import yaml
 
-from .augment import POLICIES
 from .networks import build, parse
+from .schema import KNOWN_SOURCES, METHOD_PARAMS, Cell, Continual, Dataset, Evaluate, Membership, Params, Preprocessing, Protocol, Runtime
 
 KEY = re.compile(r"[A-Za-z0-9_-]+")
-KNOWN_SOURCES = {  # name -> (channels, classes, smallest training class, training images, test images)
-    "digits": (1, 10, 128, 1297, 500),
-    "mnist": (1, 10, 5421, 60000, 10000),
-    "fashion_mnist": (1, 10, 6000, 60000, 10000),
-    "cifar10": (3, 10, 5000, 50000, 10000),
-    "cifar100": (3, 100, 500, 50000, 10000),
-    "tiny_imagenet": (3, 200, 500, 100000, 10000),
-    "imagenette": (3, 10, 858, 9469, 3925),
-    "imagewoof": (3, 10, 588, 9025, 3929),
-    "imagenet_resized": (3, 1000, 732, 1281167, 50000),
-    "caltech_birds2011": (3, 200, 29, 5994, 5794),
-}
 
 
 class ParamsError(Exception):
     """All that is wrong in a parameter file, one line each."""
-
-
-def check(test, allowed, **kwargs):
-    """A dataclass field whose value must pass `test`; `allowed` completes the sentence 'must be ...'."""
-    return field(metadata={"test": test, "allowed": allowed}, **kwargs)
-
-
-def at_least(bound, **kwargs):
-    return check(lambda v: v >= bound, f"at least {bound}", **kwargs)
-
-
-def above_zero(**kwargs):
-    return check(lambda v: 0 < v < float("inf"), "above 0 and finite", **kwargs)
-
-
-def fraction(**kwargs):
-    return check(lambda v: 0 <= v <= 1, "between 0 and 1", **kwargs)
-
-
-def one_of(*choices, **kwargs):
-    return check(lambda v: v in choices, f"one of {', '.join(map(str, choices))}", **kwargs)
-
-
-def items(test, allowed, **kwargs):
-    return check(lambda vs: len(vs) > 0 and len(set(vs)) == len(vs) and all(map(test, vs)), allowed, **kwargs)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Where images come from: a source known by name, or a folder of class folders of the user's own."""
-
-    resolution: int = at_least(4)
-    source: str | None = one_of(None, *KNOWN_SOURCES, default=None)
-    folder: str | None = None
-    channels: int = one_of(1, 3, default=3)  # of a user's own folder
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Channel standardisation (measured on the training set where not given; 'none' for [0, 1] pixels), then ZCA."""
-
-    dataset: str
-    standardise: bool = True
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    zca: str = one_of("none", "frepo", "mtt", default="none")
-    zca_eps: float = above_zero(default=0.1)
-    checkerboard: int = at_least(1, default=1)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a network is trained on a distilled set to judge it."""
-
-    num_nets: int = at_least(1)
-    steps: int = at_least(1)
-    lr: float = above_zero()
-    warmup: int = at_least(0)
-    lr_final: float = fraction()  # cosine down to this fraction of lr; 1 keeps lr constant
-    batch: int = at_least(1)
-    shuffle: bool
-    augment: str = one_of(*POLICIES)
-
-
-@dataclass(frozen=True)
-class FRePo:
-    """FRePo's distillation of one cell; the sheet's section 14 gives the published values."""
-
-    net: str
-    ipc: int = at_least(1)
-    seeds: tuple[int, ...] = items(lambda s: s >= 0, "a list of distinct integers of at least 0")
-    steps: int = at_least(1)
-    real_batch: int = at_least(1)
-    flip: bool
-    learn_labels: bool
-    outer_lr: float = above_zero()
-    outer_lr_final: float = fraction()
-    pool_size: int = at_least(1)
-    reset_after: int = at_least(0)
-    online_lr: float = above_zero()
-    online_batch: int = at_least(1)
-    conv_dtype: str = one_of("float32", "bfloat16")
-    krr_dtype: str = one_of("float32", "float64")
-    watch_protocol: str  # the protocol of the evaluations during distillation
-    watch_at: tuple[int, ...] | None
-    watch_every: int = at_least(0)  # 0: only at `watch_at`
-    select: str = one_of("last", "best_test")  # best_test also keeps the set of the best watched *test* accuracy
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """How the distilled sets of a cell are judged."""
-
-    protocol: str
-    nets: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One row of the grid: a method on a dataset with a number of images per class."""
-
-    suite: str
-    method: str
-    dataset: str
-    preprocessing: str
-    budget: str = one_of("full", "reduced")  # reduced: not the paper's schedule; never compared as if it were
-    distill: FRePo
-    evaluate: Evaluate
-
-
-METHOD_PARAMS = {"frepo": FRePo}
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """How to run; nothing here changes a result."""
-
-    archives: str | None  # a folder with the user's own copies of the published archives
-    device: str = check(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N")
-    checkpoint_minutes: float = at_least(0)
-    compile: str = one_of("none", "default", "reduce-overhead")  # of the networks' passes; the last captures CUDA graphs
-
-
-@dataclass(frozen=True)
-class Params:
-    runtime: Runtime
-    suites: tuple[str, ...]
-    datasets: dict[str, Dataset]
-    preprocessing: dict[str, Preprocessing]
-    protocols: dict[str, Protocol]
-    cells: dict[str, Cell]
 
 
 def describe(kind):
@@ -272,7 +129,7 @@ def load_params(path="params.yaml"):
 
 def _read(reader, node):
     top = reader.mapping(node, "(top level)")
-    tables = ("runtime", "datasets", "preprocessing", "protocols", "methods", "suites", "cells")
+    tables = ("runtime", "datasets", "preprocessing", "protocols", "methods", "suites", "cells", "continual", "membership")
     for key in top.keys() - set(tables):
         reader.error(key, "...", f"unknown table; known are {', '.join(tables)}")
     table = {}
@@ -303,7 +160,13 @@ def _read(reader, node):
         cell = _read_cell(reader, key, row, table, suites) if KEY.fullmatch(key) else None
         if cell and _check_cell(reader, key, cell, datasets, preprocessing, table["protocols"]):
             cells[key] = cell
-    return Params(runtime, tuple(suites), datasets, preprocessing, protocols, cells)
+    for key, cell in cells.items():
+        if cell.baseline is not None:
+            reader.reference(f"cells.{key}.baseline", cell.baseline, table["cells"], "cells")
+    applied = [cells, table["cells"], table["protocols"], protocols, datasets]
+    continual = read_all(Continual, "continual", lambda *a: _check_continual(*a, *applied))
+    membership = read_all(Membership, "membership", lambda *a: _check_membership(*a, *applied))
+    return Params(runtime, tuple(suites), datasets, preprocessing, protocols, cells, continual, membership)
 
 
 def _read_cell(reader, key, row, table, suites):
@@ -389,35 +252,90 @@ def _check_cell(reader, key, cell, datasets, preprocessing, protocols):
         _, classes, smallest, num_train, _ = KNOWN_SOURCES[dataset.source]
         if distill.ipc > smallest:
             reader.error(f"{path}.distill.ipc", distill.ipc, f"must be at most {smallest}, the images of {dataset.source}'s smallest class")
-        if distill.real_batch > num_train:
-            reader.error(f"{path}.distill.real_batch", distill.real_batch, f"must be at most {num_train}, the training images")
+        if distill.real_batch > (distill.chunk or num_train):
+            what = "the chunk" if distill.chunk else "the training images"
+            reader.error(f"{path}.distill.real_batch", distill.real_batch, f"must be at most {distill.chunk or num_train}, {what}")
+        if classes % distill.class_steps:
+            reader.error(f"{path}.distill.class_steps", distill.class_steps, f"must divide the {classes} classes of {dataset.source}")
+        if distill.chunk and (max(distill.seeds) + 1) * distill.chunk > num_train:
+            most = num_train // distill.chunk
+            reader.error(f"{path}.distill.chunk", distill.chunk, f"{num_train} training images give {most} chunk(s): seeds must be below {most}")
     if any(s > distill.steps for s in distill.watch_at or ()):
         reader.error(f"{path}.distill.watch_at", list(distill.watch_at), f"must not go beyond steps ({distill.steps})")
-    nets = [(f"{path}.distill.net", distill.net)] + [(f"{path}.evaluate.nets", n) for n in cell.evaluate.nets]
-    for where, name in nets:
-        try:
-            parse(name)
-        except ValueError as error:
-            reader.error(where, name, str(error))
-    if len(reader.errors) == before:
-        _check_networks(reader, path, nets, in_shape(dataset), classes, distill)
+    if isinstance(distill, METHOD_PARAMS["isa"]) and distill.topk and int(abs(distill.topk) * distill.real_batch) < 2:
+        reader.error(f"{path}.distill.topk", distill.topk, f"must keep at least 2 of the {distill.real_batch} images of real_batch, for a neighbour")
+    _check_network(reader, f"{path}.distill.net", distill.net, in_shape(dataset))
+    for name in cell.evaluate.nets:
+        _check_network(reader, f"{path}.evaluate.nets", name, in_shape(dataset))
+    if len(reader.errors) == before and (must := singular_kernel(distill, in_shape(dataset), classes)):
+        reader.error(f"{path}.distill.ipc", distill.ipc, must)
     return len(reader.errors) == before
 
 
-def _check_networks(reader, path, nets, shape, classes, distill):
-    for where, name in nets:
-        try:
-            feature_width(name, shape)
-        except ValueError as error:
-            reader.error(where, name, str(error))
-            return
-    if must := singular_kernel(distill, shape, classes):
-        reader.error(f"{path}.distill.ipc", distill.ipc, must)
+def _check_network(reader, path, name, shape):
+    try:
+        parse(name)
+        feature_width(name, shape)
+    except ValueError as error:
+        reader.error(path, name, str(error))
+
+
+def _check_application(reader, row, path, cells, cell_names, protocol_names, datasets, protocols_of_row):
+    """What continual and membership rows share -> the cell that a row is about, or None."""
+    key = path.split(".", 1)[1]
+    for column in protocols_of_row:
+        reader.reference(f"{path}.{column}", getattr(row, column), protocol_names, "protocols")
+    if key not in cell_names:
+        reader.error(path, key, "a row's key is that of the cell whose distilled sets it is about; there is no such cell")
+    if key not in cells:
+        return None
+    for column in ("suite", "dataset", "preprocessing"):
+        if getattr(row, column) != getattr(cells[key], column):
+            reader.error(f"{path}.{column}", getattr(row, column), f"must be {getattr(cells[key], column)}, as its cell says")
+    _check_network(reader, f"{path}.net", row.net, in_shape(datasets[cells[key].dataset]))
+    return cells[key]
+
+
+def _check_continual(reader, row, path, cells, cell_names, protocol_names, protocols, datasets):
+    before = len(reader.errors)
+    cell = _check_application(reader, row, path, cells, cell_names, protocol_names, datasets, ("protocol", "herding"))
+    if cell and cell.distill.class_steps == 1:
+        reader.error(path, cell.distill.class_steps, "the cell's distill.class_steps must be above 1")
+    return len(reader.errors) == before
+
+
+def _check_membership(reader, row, path, cells, cell_names, protocol_names, protocols, datasets):
+    before = len(reader.errors)
+    cell = _check_application(reader, row, path, cells, cell_names, protocol_names, datasets, ("protocol", "real_protocol"))
+    if cell and not cell.distill.chunk:
+        reader.error(path, cell.distill.chunk, "the cell's distill.chunk must be above 0: members are the images that it was distilled from")
+    for column in ("protocol", "real_protocol"):
+        protocol = protocols.get(getattr(row, column))
+        if protocol and (protocol.warmup or protocol.lr_final != 1):
+            must = "must be a protocol of constant rate (warmup: 0, lr_final: 1.0): one training is looked at many times"
+            reader.error(f"{path}.{column}", getattr(row, column), must)
+        if protocol and max(row.updates) > protocol.steps:
+            reader.error(f"{path}.updates", list(row.updates), f"must not go beyond the steps of {getattr(row, column)} ({protocol.steps})")
+    return len(reader.errors) == before
+
+
+def check_against_data(key, cfg, real):
+    """What a user's own folder or a chunk tells only now; ParamsError as of the file. cfg: schema.Distill; real: a RealSet."""
+    path = f"params.yaml: cells.{key}.distill"
+    if real.num_classes % cfg.class_steps:
+        raise ParamsError(f"{path}.class_steps: found {cfg.class_steps}; must divide the {real.num_classes} classes")
+    if must := singular_kernel(cfg, real.shape, real.num_classes):
+        raise ParamsError(f"{path}.ipc: found {cfg.ipc}; {must}")
+    for seed in cfg.seeds:
+        labels = real.chunk(seed, cfg.chunk).train_y if cfg.chunk else real.train_y
+        smallest = labels.bincount(minlength=real.num_classes).min().item()
+        if cfg.ipc > smallest:
+            raise ParamsError(f"{path}.ipc: found {cfg.ipc}; must be at most {smallest}, the images of the smallest class that seed {seed} sees")
 
 
 def singular_kernel(distill, shape, classes):
     """What to do where a set of `distill.ipc` images for each of `classes` has a singular kernel; None where it has not."""
-    n, width = distill.ipc * classes * (2 if distill.flip else 1), feature_width(distill.net, shape)
+    n, width = distill.ipc * classes // distill.class_steps * (2 if distill.flip else 1), feature_width(distill.net, shape)
     if n < width:
         return None
     doubled = " (with flip: true, which doubles the set)" if distill.flip else ""

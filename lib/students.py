@@ -69,8 +69,11 @@ class Students:
             return functional_call(wrapper, {k: v[0] for k, v in state.items()}, (x,))[None]
         return vmap(lambda state, x: functional_call(wrapper, state, (x,)), (0, None if shared else 0))(state, x)
 
-    def train(self, x, y, protocol):
-        """Train every student on its set by `protocol` (params.Protocol). x (M, N, K, H, W), y (M, N, C): the M sets."""
+    def train(self, x, y, protocol, after=None):
+        """Train every student on its set by `protocol` (schema.Protocol). x (M, N, K, H, W), y (M, N, C): the M sets.
+
+        after(updates), where given, is called after each update, for those who look at the students on their way.
+        """
         n = x.shape[1]
         batch = min(n, protocol.batch)
         gen = generator(self.seed, "students", device=self.device)
@@ -95,6 +98,9 @@ class Students:
             for part in chunks:  # the students' losses are independent: their sum has each one's own gradient
                 squared_error(self.call(part, batch_x[part]), batch_y[part]).sum().backward()
             optimizer.step()
+            if after:
+                after(step + 1)
+                self.template.train()
         return self
 
     def _order(self, n, shuffle, gen):
@@ -104,15 +110,20 @@ class Students:
         return torch.arange(n, device=self.device).expand(len(self), n)
 
     @torch.no_grad()
-    def accuracy(self, test_x, test_y):
-        """Test accuracy (S,) in percent, over the exact number of test images."""
+    def outputs(self, x, of=lambda logits: logits):
+        """(S, n, ...) of every student on shared images x (n, K, H, W): logits (S, n, C), or what `of` makes of them."""
         self.template.eval()
         batch = images_per_pass(self.shape, self.device)
-        right = torch.zeros(len(self), device=self.device)
-        for part in self.chunks(batch):
-            for x, y in zip(test_x.split(batch), test_y.split(batch)):
-                right[part] += (self.call(part, x, shared=True).argmax(-1) == y).sum(1)
-        return 100 * right / len(test_y)
+        rows = [torch.cat([of(self.call(part, images, shared=True)) for images in x.split(batch)], 1) for part in self.chunks(batch)]
+        return torch.cat(rows)
+
+    def predictions(self, x):
+        """Predicted classes (S, n)."""
+        return self.outputs(x, lambda logits: logits.argmax(-1))
+
+    def accuracy(self, test_x, test_y):
+        """Test accuracy (S,) in percent, over the exact number of test images."""
+        return 100 * (self.predictions(test_x) == test_y).float().mean(1)
 
 
 class _Method(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 import torch
 
+from .data.real import part_of
 from .files import FileError, load_tensors, save_tensors
 from .krr import centred_one_hot
 from .rng import generator
@@ -33,10 +34,10 @@ class SyntheticSet:
         self.y.copy_(state["y"])
 
 
-def sample_real(labels, num_classes, ipc, generator):
-    """Indices (C * ipc) of `ipc` distinct random training images per class, class-major. `labels` (n,) on the CPU."""
+def sample_real(labels, classes, ipc, generator):
+    """Indices of `ipc` distinct random training images of each of `classes`, class-major. `labels` (n,) on the CPU."""
     picks = []
-    for c in range(num_classes):
+    for c in classes:
         members = (labels == c).nonzero().flatten()
         if len(members) < ipc:
             raise ValueError(f"class {c} has {len(members)} training images, fewer than ipc = {ipc}")
@@ -44,15 +45,30 @@ def sample_real(labels, num_classes, ipc, generator):
     return torch.cat(picks)
 
 
-def initial_labels(num_classes, ipc):
-    """FRePo's start, (C * ipc, C): centred one-hot over sqrt(C / 10) (sheet section 4)."""
-    return centred_one_hot(torch.arange(num_classes).repeat_interleave(ipc), num_classes) / (num_classes / 10) ** 0.5
+def initial_labels(labels, num_classes):
+    """FRePo's start, (N, C), of images of the classes `labels` (N,): centred one-hot over sqrt(C / 10) (sheet section 4)."""
+    return centred_one_hot(labels, num_classes) / (num_classes / 10) ** 0.5
 
 
 def initial_set(real, ipc, seed):
-    """The real subset that the run `seed` starts from: x (C * ipc, K, H, W), y (C * ipc, C), on the data's device."""
-    chosen = sample_real(real.train_y.cpu(), real.num_classes, ipc, generator(seed, "init"))
-    return real.train_x[chosen.to(real.train_x.device)], initial_labels(real.num_classes, ipc).to(real.train_x.device)
+    """The real subset that the run `seed` starts from: x (N, K, H, W), y (N, C), on the data's device; N = ipc * its classes."""
+    chosen = sample_real(real.train_y.cpu(), real.classes, ipc, generator(seed, "init")).to(real.train_x.device)
+    return real.train_x[chosen], initial_labels(real.train_y[chosen], real.num_classes)
+
+
+def initial_sets(real, cfg, seed):
+    """What all runs of a cell's `seed` start from, one after the other: the random images that its distilled set replaces."""
+    return join([initial_set(part_of(real, cfg, seed, step), cfg.ipc, run_name(seed, step)) for step in range(cfg.class_steps)])
+
+
+def join(sets):
+    """Several sets (x, y) as one."""
+    return tuple(torch.cat(tensors) for tensors in zip(*sets))
+
+
+def run_name(seed, step):
+    """The seed of one run's random numbers; the first step of a cell has its plain seed."""
+    return f"{seed}.{step}" if step else seed
 
 
 def save_set(path, x, y, **meta):

@@ -16,7 +16,7 @@ from .common import PREPARED, PREPROCESSING, ROOT
 
 CHECKPOINTS = ROOT / ".checkpoints"  # outside of DVC's outputs, which it deletes before a stage runs
 
-NEUTRAL = ("lib.tracking", "lib.cost", "lib.report", "lib.params")  # code that cannot change a result
+NEUTRAL = ("lib.tracking", "lib.cost", "lib.report", "lib.params", "lib.schema")  # code that cannot change a result
 
 
 def checkpoint_folder(key, cell):

@@ -18,7 +18,7 @@ from lib.loop import NonFiniteLoss, Stopped
 from lib.params import ParamsError, load_params
 from lib.tracking import Tracker
 
-ROOT = Path(os.environ.get("DVC_ROOT", "."))  # the user's repository, also where DVC runs a stage in a temporary copy
+ROOT = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # the user's repository, also where DVC runs a stage in a temporary copy
 PREPARED, PREPROCESSING = Path("data/prepared"), Path("data/preprocessing")
 DISTILLED, EVALUATED, REPORTS = Path("build/distill"), Path("build/evaluate"), Path("reports")
 

@@ -2,7 +2,8 @@
 
 from lib.cost import describe, matmul_rate
 from lib.methods import METHODS
-from lib.params import KNOWN_SOURCES, in_shape
+from lib.params import in_shape
+from lib.schema import KNOWN_SOURCES
 
 from .common import device_of, main
 

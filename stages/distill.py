@@ -4,16 +4,16 @@ import shutil
 from dataclasses import asdict
 
 from lib import cost
-from lib.data.real import Batches
+from lib.data.real import Batches, part_of
 from lib.files import write_json
 from lib.krr import centred_one_hot
 from lib.loop import run
 from lib.methods import METHODS
-from lib.params import ParamsError, singular_kernel
+from lib.params import check_against_data
 from lib.report.figures import save_gallery
 from lib.rng import generator
 from lib.students import evaluate
-from lib.synthetic import SyntheticSet, initial_set, save_set
+from lib.synthetic import SyntheticSet, initial_set, join, run_name, save_set
 
 from .checkpoints import checkpoint_folder
 from .common import DISTILLED, device_of, main, provenance, real_set, stop_on_signals, tracker
@@ -25,42 +25,53 @@ def stage(params, key):
     cfg, prov = cell.distill, provenance(device)
     print(f"{key}: {cell}\n{prov}", flush=True)
     real = real_set(params, cell, device)
-    if must := singular_kernel(cfg, real.shape, real.num_classes):  # a folder's classes are known only now
-        raise ParamsError(f"params.yaml: cells.{key}.distill.ipc: found {cfg.ipc}; {must}")
-    work = METHODS[cell.method].step_flops(cfg, real.shape, cfg.ipc * real.num_classes)
-    print(cost.describe(work, cfg.steps, len(cfg.seeds), cfg.conv_dtype, cost.matmul_rate(cfg.conv_dtype, device)), flush=True)
-    checkpoints, stop = checkpoint_folder(key, cell), stop_on_signals()
+    check_against_data(key, cfg, real)
+    work = METHODS[cell.method].step_flops(cfg, real.shape, cfg.ipc * real.num_classes // cfg.class_steps)
+    runs = len(cfg.seeds) * cfg.class_steps
+    print(cost.describe(work, cfg.steps, runs, cfg.conv_dtype, cost.matmul_rate(cfg.conv_dtype, device)), flush=True)
+    checkpoints, stop, histories = checkpoint_folder(key, cell), stop_on_signals(), {}
     with tracker("distill", key, {**asdict(cfg), "dataset": cell.dataset}, prov) as track:
-        runs = {seed: one_seed(params, key, seed, real, checkpoints, track, stop) for seed in cfg.seeds}
-    write_json(DISTILLED / cell.suite / key / "history.json", {"cell": key, "runs": runs, **prov})
+        for seed in cfg.seeds:
+            done = [one_run(params, key, seed, step, real, checkpoints, track, stop) for step in range(cfg.class_steps)]
+            for step, (_, progress) in enumerate(done):
+                best = progress.best and progress.best["step"]
+                history = {"history": progress.history, "losses": progress.losses, "wall_s": round(progress.wall_s, 1), "best_step": best}
+                histories[run_name(seed, step)] = history
+            path = DISTILLED / cell.suite / key / f"seed{seed}.safetensors"
+            save_seed(path, done, real, cell=key, seed=seed)
+            track.artifact(path.with_suffix(".png"))
+    write_json(DISTILLED / cell.suite / key / "history.json", {"cell": key, "runs": histories, **prov})
     shutil.rmtree(checkpoints)
 
 
-def one_seed(params, key, seed, real, checkpoints, track, stop):
-    """One run: its set, its best set where the cell asks for it, and its gallery -> what history.json says of it."""
+def one_run(params, key, seed, step, real, checkpoints, track, stop):
+    """The run of a seed and a class step -> its set (x, y) and its Progress."""
     cell = params.cells[key]
     cfg, protocol, net = cell.distill, params.protocols[cell.distill.watch_protocol], cell.evaluate.nets[0]
-    syn = SyntheticSet(*initial_set(real, cfg.ipc, seed), cfg.learn_labels)
-    method = METHODS[cell.method](cfg, syn, seed, params.runtime.compile)
-    batches = Batches(len(real.train_x), cfg.real_batch, generator(seed, "batches", device=real.train_x.device))
+    real, name = part_of(real, cfg, seed, step), run_name(seed, step)
+    syn = SyntheticSet(*initial_set(real, cfg.ipc, name), cfg.learn_labels)
+    method = METHODS[cell.method](cfg, syn, name, params.runtime.compile)
+    batches = Batches(len(real.train_x), cfg.real_batch, generator(name, "batches", device=real.train_x.device))
 
     def watch():
         x, y = syn.snapshot()
-        return evaluate(net, x[None], y[None], real, protocol, seed).mean().item()
+        return evaluate(net, x[None], y[None], real, protocol, name).mean().item()
 
     progress = run(
-        f"{key} seed {seed}", method, batches, real, centred_one_hot(real.train_y, real.num_classes), cfg, watch,
-        checkpoints / f"seed{seed}.safetensors", lambda step, metrics: track.log(step, metrics, f"seed{seed}/"),
+        f"{key} seed {name}", method, batches, real, centred_one_hot(real.train_y, real.num_classes), cfg, watch,
+        checkpoints / f"seed{name}.safetensors", lambda at, metrics: track.log(at, metrics, f"seed{name}/"),
         params.runtime.checkpoint_minutes, stop,
     )  # fmt: skip
-    out = DISTILLED / cell.suite / key / f"seed{seed}"
-    x, y = syn.snapshot()
-    save_set(out.with_suffix(".safetensors"), x, y, cell=key, seed=seed, step=progress.step)
-    if best := progress.best:
-        save_set(out.with_name(f"seed{seed}-best.safetensors"), best["x"], best["y"], cell=key, seed=seed, step=best["step"])
-    save_gallery(out.with_suffix(".png"), real.preprocess.invert(x.double()), real.num_classes)
-    track.artifact(out.with_suffix(".png"))
-    return {"history": progress.history, "losses": progress.losses, "wall_s": round(progress.wall_s, 1), "best_step": best and best["step"]}
+    return syn.snapshot(), progress
+
+
+def save_seed(path, done, real, **meta):
+    """Write a seed's set, of all its class steps; its best watched set, where the cell asks for it; and its gallery."""
+    x, y = join([last for last, _ in done])
+    save_set(path, x, y, steps=[progress.step for _, progress in done], **meta)
+    if best := [progress.best for _, progress in done if progress.best]:
+        save_set(path.with_name(f"{path.stem}-best.safetensors"), *join([(b["x"], b["y"]) for b in best]), steps=[b["step"] for b in best], **meta)
+    save_gallery(path.with_suffix(".png"), real.preprocess.invert(x.double()), real.num_classes)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 
 from lib.files import write_json
 from lib.students import evaluate, krr_accuracy
-from lib.synthetic import initial_set, load_set
+from lib.synthetic import initial_sets, load_set
 
 from .common import DISTILLED, EVALUATED, device_of, main, provenance, real_set, tracker
 
@@ -24,7 +24,7 @@ def stage(params, key):
         del kinds["best_checkpoint"]
     seeds = cell.distill.seeds
     sets = {kind: [load_set(folder / name.format(s), real.shape, real.num_classes, device)[:2] for s in seeds] for kind, name in kinds.items()}
-    sets["real_subset"] = [initial_set(real, cell.distill.ipc, s) for s in seeds]
+    sets["real_subset"] = [initial_sets(real, cell.distill, s) for s in seeds]
     x, y = (torch.stack([pair[i] for group in sets.values() for pair in group]) for i in (0, 1))
     results = {}
     with tracker("evaluate", key, {**asdict(protocol), "dataset": cell.dataset}, prov) as track:

@@ -22,8 +22,9 @@ from lib.data.prepare import prepare
 from lib.data.real import Batches, load_arrays, load_real
 from lib.data.sources import Archive, download, gunzip, locate, members, verify
 from lib.files import FileError, read_json
-from lib.params import Dataset, load_params
+from lib.params import load_params
 from lib.rng import generator
+from lib.schema import Dataset
 
 
 def made(path, data):

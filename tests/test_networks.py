@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.networks import FIXED, NORMS, build, parse
+from lib.networks import FIXED, NORMLESS, NORMS, build, parse
 from lib.networks.layers import BatchNorm
 from lib.params import feature_width
 from lib.rng import generator
@@ -19,6 +19,11 @@ from lib.rng import generator
         ("conv4", (3, 64, 64), 200, 9_475_528),
         ("conv4", (3, 64, 64), 1000, 22_583_528),
         ("conv5", (3, 128, 128), 10, 25_402_634),
+        ("mlp", (1, 28, 28), 10, 118_282),
+        ("mlp", (3, 32, 32), 10, 411_146),
+        ("lenet", (1, 28, 28), 10, 61_706),
+        ("lenet", (3, 32, 32), 10, 62_006),
+        ("resnet18_tv-batch", (3, 224, 224), 1000, 11_689_512),  # as torchvision documents its own
         ("conv3-batch", (3, 32, 32), 10, 1_560_842 + 768),
         ("conv4-batch", (3, 64, 64), 200, 9_475_528 + 1_792),
         ("conv5-batch", (3, 128, 128), 10, 25_402_634 + 3_840),
@@ -38,11 +43,15 @@ def test_feature_widths_of_the_sheet(name, shape, width):
     assert feature_width(name, shape) == width
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("arch", ["conv2-w32", "dcconv2-w32", "kipconv2-w32", *FIXED])
-def test_every_network_and_norm_runs_and_learns(arch, norm):
-    net = build(arch if norm == "none" else f"{arch}-{norm}", (3, 32, 32), 7).reset(generator(0, "net")).train()
-    x = torch.randn(4, 3, 32, 32, generator=generator(1, "x"))
+ARCHS = ["conv2-w32", "dcconv2-w32", "kipconv2-w32", *(FIXED.keys() - NORMLESS)]
+NAMES = [arch if norm == "none" else f"{arch}-{norm}" for arch in sorted(ARCHS) for norm in NORMS] + sorted(NORMLESS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_and_norm_runs_and_learns(name):
+    size = 64 if "tv" in name else 32
+    net = build(name, (3, size, size), 7).reset(generator(0, "net")).train()
+    x = torch.randn(4, 3, size, size, generator=generator(1, "x"))
     logits = net(x)
     assert logits.shape == (4, 7) and logits.isfinite().all()
     logits.square().mean().backward()
@@ -93,7 +102,7 @@ def test_vmapped_batch_norm_keeps_each_students_statistics():
         assert torch.allclose(buffers["running_var"][s], alone.running_var, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["conv", "conv0", "conv3-w0", "convnet3", "alexnet2", "conv3-bn", "conv3_batch", "", "vgg16"])
+@pytest.mark.parametrize("name", ["conv", "conv0", "conv3-w0", "convnet3", "alexnet2", "conv3-bn", "conv3_batch", "", "vgg16", "mlp-batch", "lenet-group"])
 def test_unknown_names_say_what_is_allowed(name):
     with pytest.raises(ValueError, match="conv3-batch"):
         parse(name)

@@ -10,9 +10,9 @@ from lib.data.preprocess import Preprocess
 from lib.data.real import RealSet
 from lib.krr import krr_predict
 from lib.networks import build
-from lib.params import Protocol
 from lib.passes import forward_flops
 from lib.rng import generator
+from lib.schema import Protocol
 from lib.students import Students, evaluate, krr_accuracy, learning_rate
 from lib.synthetic import initial_labels
 
@@ -21,7 +21,7 @@ PROTOCOL = Protocol(num_nets=3, steps=50, lr=3e-3, warmup=10, lr_final=0.01, bat
 
 def sets(num_sets=2, n=20, dtype=torch.float64):
     x = torch.randn(num_sets, n, 3, 8, 8, generator=generator(0, "x"), dtype=dtype)
-    return x, initial_labels(10, n // 10).to(dtype).expand(num_sets, -1, -1).contiguous()
+    return x, initial_labels(torch.arange(10).repeat_interleave(n // 10), 10).to(dtype).expand(num_sets, -1, -1).contiguous()
 
 
 @pytest.mark.parametrize("net", ["conv2-w4", "kipconv1-w4-batch"])
@@ -92,7 +92,7 @@ def test_evaluation_separates_easy_classes_and_reports_each_network():
     real = blobs()
     protocol = Protocol(num_nets=3, steps=100, lr=1e-3, warmup=0, lr_final=1.0, batch=500, shuffle=False, augment="none")
     good = torch.stack([real.train_x[:10], real.train_x[10:20]])
-    labels = initial_labels(10, 1).expand(2, -1, -1)
+    labels = initial_labels(torch.arange(10), 10).expand(2, -1, -1)
     accuracy = evaluate("conv2-w32", good, labels, real, protocol, seed=0)
     assert accuracy.shape == (2, 3) and accuracy.min() > 90
     noise = evaluate("conv2-w32", torch.randn_like(good), labels, real, protocol, seed=0)
@@ -112,7 +112,7 @@ def test_accuracy_counts_every_test_image_once():
 def test_krr_accuracy_is_that_of_an_untrained_networks_features():
     real = blobs()
     x = torch.stack([real.train_x[:10], torch.randn(10, 1, 8, 8, generator=generator(9, "noise"))])
-    y = initial_labels(10, 1).expand(2, -1, -1)
+    y = initial_labels(torch.arange(10), 10).expand(2, -1, -1)
     measured = krr_accuracy("conv2-w32", x, y, real, seed=3)
     net = build("conv2-w32", (1, 8, 8), 10).reset(generator(3, "student", 0)).eval()
     for m in range(2):

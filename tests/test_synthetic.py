@@ -12,22 +12,22 @@ SHAPE = (1, 8, 8)
 
 def test_real_start_is_class_major_distinct_and_seeded():
     labels = torch.randint(10, (500,), generator=generator(0, "labels"))
-    chosen = sample_real(labels, 10, 5, generator(1, "init"))
+    chosen = sample_real(labels, range(10), 5, generator(1, "init"))
     assert labels[chosen].tolist() == [c for c in range(10) for _ in range(5)]
     assert len(set(chosen.tolist())) == 50
-    assert torch.equal(chosen, sample_real(labels, 10, 5, generator(1, "init")))
-    assert not torch.equal(chosen, sample_real(labels, 10, 5, generator(2, "init")))
+    assert torch.equal(chosen, sample_real(labels, range(10), 5, generator(1, "init")))
+    assert not torch.equal(chosen, sample_real(labels, range(10), 5, generator(2, "init")))
     with pytest.raises(ValueError, match="fewer than ipc = 400"):
-        sample_real(labels, 10, 400, generator(1, "init"))
+        sample_real(labels, range(10), 400, generator(1, "init"))
 
 
 def test_only_learned_labels_take_a_gradient():
-    x, y = torch.randn(10, *SHAPE), initial_labels(10, 1)
+    x, y = torch.randn(10, *SHAPE), initial_labels(torch.arange(10), 10)
     assert SyntheticSet(x, y).y.requires_grad and not SyntheticSet(x, y, learn_labels=False).y.requires_grad
 
 
 def test_saved_set_is_the_same_and_carries_its_provenance(tmp_path):
-    x, y = torch.randn(10, *SHAPE), initial_labels(10, 1)
+    x, y = torch.randn(10, *SHAPE), initial_labels(torch.arange(10), 10)
     save_set(tmp_path / "s.safetensors", x, y, cell="c", seed=3)
     got_x, got_y, meta = load_set(tmp_path / "s.safetensors", SHAPE, 10)
     assert torch.equal(x, got_x) and torch.equal(y, got_y) and meta == {"cell": "c", "seed": 3}

@@ -7,7 +7,8 @@ import torch
 from lib.data.preprocess import Preprocess, fit, fit_zca, polyphase, unpolyphase
 from lib.data.real import load_arrays
 from lib.files import read_json
-from lib.params import Preprocessing, load_params
+from lib.params import load_params
+from lib.schema import Preprocessing
 
 
 def matrix(vectors, scale, power=1):

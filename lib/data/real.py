@@ -1,6 +1,6 @@
 """The real set, preprocessed, on the device as one tensor: a batch is an index."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,35 @@ class RealSet:
     @property
     def num_classes(self):
         return self.manifest["num_classes"]
+
+    @property
+    def classes(self):
+        """The classes of which there are training images, in the order in which a distilled set holds them."""
+        return self.manifest.get("classes") or list(range(self.num_classes))
+
+    def only(self, classes):
+        """Training and test images of these classes alone; labels and their number stay."""
+        wanted = torch.tensor(classes, device=self.train_y.device)
+        train, test = torch.isin(self.train_y, wanted), torch.isin(self.test_y, wanted)
+        tensors = self.train_x[train], self.train_y[train], self.test_x[test], self.test_y[test]
+        return RealSet(*tensors, self.preprocess, {**self.manifest, "classes": list(classes)})
+
+    def chunk(self, index, size):
+        """The `index`-th run of `size` consecutive training images; all test images."""
+        part = slice(index * size, (index + 1) * size)
+        return replace(self, train_x=self.train_x[part], train_y=self.train_y[part])
+
+
+def class_groups(num_classes, steps, seed):
+    """`steps` equal groups of classes, in the class order of `seed`: numpy's legacy permutation, as DM and FRePo take it."""
+    return np.random.RandomState(seed).permutation(num_classes).reshape(steps, -1).tolist()
+
+
+def part_of(real, cfg, seed, step=0):
+    """The real data that one run of a cell (cfg: schema.Distill) may see: a chunk, or the classes of a step, or all."""
+    if cfg.chunk:
+        real = real.chunk(seed, cfg.chunk)
+    return real if cfg.class_steps == 1 else real.only(class_groups(real.num_classes, cfg.class_steps, seed)[step])
 
 
 def load_arrays(folder, split):

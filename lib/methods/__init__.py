@@ -1,5 +1,6 @@
 """The methods, by the name that a cell gives them. A method is built from (cfg, syn, seed) and has `step` and a state."""
 
 from .frepo import FRePo
+from .isa import ISA
 
-METHODS = {"frepo": FRePo}
+METHODS = {"frepo": FRePo, "isa": ISA}

@@ -22,19 +22,19 @@ def label_margin(y):
     return -(first - second).clamp(max=1 / y.shape[1]).mean()
 
 
-def meta_loss(features, x, y, phi_real, targets, flip):
+def meta_loss(features, x, y, phi_real, targets, flip, data_fit=squared_error):
     """The outer objective: regression from the synthetic set to a real batch, plus the labels' margin term.
 
     features: images -> (N, F); x (N, K, H, W), y (N, C): the synthetic set; phi_real (B, F), without gradient;
-    targets (B, C): centred one-hot. With `flip` the set is doubled by its mirror images.
-    Returns (loss, fraction of the batch predicted rightly).
+    targets (B, C): centred one-hot. With `flip` the set is doubled by its mirror images. data_fit: the regression's loss,
+    of predictions and targets. Returns (loss, fraction of the batch predicted rightly).
     """
     margin = label_margin(y)
     if flip:
         x, y = torch.cat([x, x.flip(-1)]), torch.cat([y, y])
     prediction = krr_predict(features(x), y, phi_real)
     accuracy = (prediction.argmax(1) == targets.argmax(1)).float().mean()
-    return squared_error(prediction, targets) + margin, accuracy
+    return data_fit(prediction, targets) + margin, accuracy
 
 
 def cosine_lr(base, final_fraction, step, total):
@@ -112,6 +112,10 @@ class FRePo:
         """Penultimate features (N, F) in the kernel's precision; eval-mode norm statistics."""
         return self._run(net.eval(), x, False).to(getattr(torch, self.cfg.krr_dtype))
 
+    def data_fit(self, phi_real):
+        """The regression's loss, a function of predictions (B, C) and targets (B, C), for real features phi_real (B, F)."""
+        return squared_error
+
     @torch.no_grad()
     def target_features(self, net, x):
         """Features (B, F) of the real images x (B, K, H, W), a part at a time."""
@@ -124,7 +128,8 @@ class FRePo:
         for p in net.parameters():  # only the images and the labels need a gradient: about half of the backward pass
             p.requires_grad_(False)
         y = self.syn.y.to(phi_real.dtype)
-        loss, accuracy = meta_loss(lambda x: self._features(net, x), self.syn.x, y, phi_real, targets.to(phi_real.dtype), self.cfg.flip)
+        targets = targets.to(phi_real.dtype)
+        loss, accuracy = meta_loss(lambda x: self._features(net, x), self.syn.x, y, phi_real, targets, self.cfg.flip, self.data_fit(phi_real))
         self.optimizer.zero_grad()
         loss.backward()
         for group in self.optimizer.param_groups:

@@ -1,8 +1,10 @@
-"""AlexNet and VGG11 as FRePo's cross-architecture tables use them: small kernels and average pooling.
+"""AlexNet and VGG11 as FRePo's cross-architecture tables use them (small kernels, average pooling), LeNet and an MLP.
 
-Source: reference sheet of FRePo, section 6. The norm, where one is asked for, stands between convolution and ReLU.
+Source: reference sheets of FRePo (section 6) and of DC, DSA and DM (section 2, for LeNet and the MLP; here they take images
+of other sizes too). The norm, where one is asked for, stands between convolution and ReLU.
 """
 
+import torch
 from torch import nn
 
 from .convnet import first_padding
@@ -34,3 +36,23 @@ def alexnet(in_shape, num_classes, norm):
 def vgg11(in_shape, num_classes, norm):
     """Eight convolutions of 128 channels, five pools: images of 28 pixels or more."""
     return _stack(VGG11, in_shape, num_classes, norm)
+
+
+def mlp(in_shape, num_classes, norm):
+    """Two hidden layers of 128; without norm only."""
+    layers, width = [nn.Flatten()], in_shape[0] * in_shape[1] * in_shape[2]
+    for out in (128, 128):
+        layers += [nn.Linear(width, out), nn.ReLU()]
+        width = out
+    return Network(nn.Sequential(*layers), in_shape, num_classes)
+
+
+def lenet(in_shape, num_classes, norm):
+    """LeNet-5 with ReLU and maximum pooling; images of 12 pixels or more; without norm only."""
+    convolutions = nn.Sequential(
+        nn.Conv2d(in_shape[0], 6, 5, padding=2 if in_shape[0] == 1 else 0), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+    )  # fmt: skip
+    with torch.no_grad():
+        width = convolutions(torch.zeros(1, *in_shape)).shape[1]
+    return Network(nn.Sequential(convolutions, nn.Linear(width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()), in_shape, num_classes)

@@ -2,7 +2,7 @@
 
 Source: reference sheet of FRePo, section 6. Convolutions carry no bias. In the original code the blocks never
 receive the norm that was asked for (only the stem does); here they do, so that `resnet18-batch` means what it says.
-Without a norm, as FRePo evaluates, the two are the same network.
+Without a norm, as FRePo evaluates, the two are the same network. `resnet18_tv` is torchvision's own, for larger images.
 """
 
 import torch.nn.functional as F
@@ -48,3 +48,14 @@ def resnet18(in_shape, num_classes, norm):
 def resnet18_ap(in_shape, num_classes, norm):
     """Stages halve the map by average pooling."""
     return _resnet18(in_shape, num_classes, norm, pooled=True)
+
+
+def resnet18_tv(in_shape, num_classes, norm):
+    """torchvision's ResNet18 (7x7 stem of stride 2, maximum pool, global average pool), its convolutions in Kaiming's law."""
+    import torchvision  # a second and a half, of every stage
+
+    net = torchvision.models.resnet18(norm_layer=NORMS[norm])
+    if in_shape[0] != 3:
+        net.conv1 = nn.Conv2d(in_shape[0], 64, 7, 2, 3, bias=False)
+    net.fc = nn.Identity()
+    return Network(net, in_shape, num_classes, gain=2.0)

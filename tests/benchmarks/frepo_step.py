@@ -29,7 +29,7 @@ def measure(name, dtype, compiled, device, repeats, rates):
     defaults = load_params().cells["reduced-frepo-cifar10-ipc1"].distill
     cfg = replace(defaults, ipc=ipc, flip=flip, conv_dtype=dtype, pool_size=2, reset_after=10**6)
     gen = generator(0, "benchmark", device=device)
-    syn = SyntheticSet(torch.randn(10 * ipc, *shape, generator=gen, device=device), initial_labels(10, ipc).to(device))
+    syn = SyntheticSet(torch.randn(10 * ipc, *shape, generator=gen, device=device), initial_labels(torch.arange(10).repeat_interleave(ipc), 10).to(device))
     method = FRePo(cfg, syn, 0, compiled)
     x = torch.randn(cfg.real_batch, *shape, generator=gen, device=device)
     targets = centred_one_hot(torch.randint(10, (cfg.real_batch,), generator=gen, device=device), 10)

@@ -39,7 +39,7 @@ def parity(device, batch=256):
     """Relative differences of the loss and of both gradients to the same numbers in float64 on the CPU."""
     shape = (3, 32, 32)
     net = build("conv3-batch", shape, 10).reset(generator(0, "net")).eval()
-    x, y = torch.randn(10, *shape, generator=generator(1, "x")), initial_labels(10, 1)
+    x, y = torch.randn(10, *shape, generator=generator(1, "x")), initial_labels(torch.arange(10), 10)
     real, targets = torch.randn(batch, *shape, generator=generator(2, "real")), centred_one_hot(torch.arange(batch) % 10, 10)
 
     def gradients(device, dtype):

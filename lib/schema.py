@@ -1,0 +1,201 @@
+"""What params.yaml may say: one frozen dataclass for each kind of row, each field with its type and its allowed values.
+
+`params.py` reads the file into these and checks the rows against each other.
+"""
+
+import re
+from dataclasses import dataclass, field
+from math import isfinite
+
+from .augment import POLICIES
+
+KNOWN_SOURCES = {  # name -> (channels, classes, smallest training class, training images, test images)
+    "digits": (1, 10, 128, 1297, 500),
+    "mnist": (1, 10, 5421, 60000, 10000),
+    "fashion_mnist": (1, 10, 6000, 60000, 10000),
+    "cifar10": (3, 10, 5000, 50000, 10000),
+    "cifar100": (3, 100, 500, 50000, 10000),
+    "tiny_imagenet": (3, 200, 500, 100000, 10000),
+    "imagenette": (3, 10, 858, 9469, 3925),
+    "imagewoof": (3, 10, 588, 9025, 3929),
+    "imagenet_resized": (3, 1000, 732, 1281167, 50000),
+    "caltech_birds2011": (3, 200, 29, 5994, 5794),
+}
+
+
+def check(test, allowed, **kwargs):
+    """A dataclass field whose value must pass `test`; `allowed` completes the sentence 'must be ...'."""
+    return field(metadata={"test": test, "allowed": allowed}, **kwargs)
+
+
+def at_least(bound, **kwargs):
+    return check(lambda v: v >= bound, f"at least {bound}", **kwargs)
+
+
+def above_zero(**kwargs):
+    return check(lambda v: 0 < v < float("inf"), "above 0 and finite", **kwargs)
+
+
+def fraction(**kwargs):
+    return check(lambda v: 0 <= v <= 1, "between 0 and 1", **kwargs)
+
+
+def one_of(*choices, **kwargs):
+    return check(lambda v: v in choices, f"one of {', '.join(map(str, choices))}", **kwargs)
+
+
+def items(test, allowed, **kwargs):
+    return check(lambda vs: len(vs) > 0 and len(set(vs)) == len(vs) and all(map(test, vs)), allowed, **kwargs)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where images come from: a source known by name, or a folder of class folders of the user's own."""
+
+    resolution: int = at_least(4)
+    source: str | None = one_of(None, *KNOWN_SOURCES, default=None)
+    folder: str | None = None
+    channels: int = one_of(1, 3, default=3)  # of a user's own folder
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Channel standardisation (measured on the training set where not given; 'none' for [0, 1] pixels), then ZCA."""
+
+    dataset: str
+    standardise: bool = True
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    zca: str = one_of("none", "frepo", "mtt", default="none")
+    zca_eps: float = above_zero(default=0.1)
+    checkerboard: int = at_least(1, default=1)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a network is trained on a distilled set to judge it."""
+
+    num_nets: int = at_least(1)
+    steps: int = at_least(1)
+    lr: float = above_zero()
+    warmup: int = at_least(0)
+    lr_final: float = fraction()  # cosine down to this fraction of lr; 1 keeps lr constant
+    batch: int = at_least(1)
+    shuffle: bool
+    augment: str = one_of(*POLICIES)
+
+
+@dataclass(frozen=True)
+class Distill:
+    """What every method's cell says of its distillation."""
+
+    net: str
+    ipc: int = at_least(1)
+    seeds: tuple[int, ...] = items(lambda s: s >= 0, "a list of distinct integers of at least 0")
+    steps: int = at_least(1)
+    real_batch: int = at_least(1)
+    class_steps: int = at_least(1)  # above 1: the classes, in the order of the seed, in so many groups that are distilled apart
+    chunk: int = at_least(0)  # above 0: seed s sees the s-th chunk of so many training images alone
+    watch_protocol: str  # the protocol of the evaluations during distillation
+    watch_at: tuple[int, ...] | None
+    watch_every: int = at_least(0)  # 0: only at `watch_at`
+    select: str = one_of("last", "best_test")  # best_test also keeps the set of the best watched *test* accuracy
+
+
+@dataclass(frozen=True)
+class FRePo(Distill):
+    """FRePo's distillation of one cell; the sheet's section 14 gives the published values."""
+
+    flip: bool
+    learn_labels: bool
+    outer_lr: float = above_zero()
+    outer_lr_final: float = fraction()
+    pool_size: int = at_least(1)
+    reset_after: int = at_least(0)
+    online_lr: float = above_zero()
+    online_batch: int = at_least(1)
+    conv_dtype: str = one_of("float32", "bfloat16")
+    krr_dtype: str = one_of("float32", "float64")
+
+
+@dataclass(frozen=True)
+class ISA(FRePo):
+    """ISA: FRePo with another data-fit term (the sheet's section 2)."""
+
+    epsilon: float = check(isfinite, "finite: above 0 away from the neighbour, as released; below 0 towards it")
+    topk: float = check(lambda v: -1 <= v <= 1, "between -1 and 1: the fraction of hardest images kept; below 0, of easiest; 0 or 1 keeps all")
+
+
+METHOD_PARAMS = {"frepo": FRePo, "isa": ISA}
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How the distilled sets of a cell are judged."""
+
+    protocol: str
+    nets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the grid: a method on a dataset with a number of images per class."""
+
+    suite: str
+    method: str
+    dataset: str
+    preprocessing: str
+    budget: str = one_of("full", "reduced")  # reduced: not the paper's schedule; never compared as if it were
+    distill: Distill
+    evaluate: Evaluate
+    baseline: str | None = None  # another cell: the report gives the difference to it, seed by seed
+
+
+@dataclass(frozen=True)
+class Continual:
+    """Class-incremental learning from a memory of distilled images; the row's key is that of a cell with class_steps."""
+
+    suite: str
+    dataset: str
+    preprocessing: str
+    net: str
+    protocol: str
+    herding: str  # the protocol by which the network is trained whose features choose the herding baseline
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Membership inference on students of distilled sets; the row's key is that of a cell with a chunk."""
+
+    suite: str
+    dataset: str
+    preprocessing: str
+    net: str
+    protocol: str  # of students trained on a distilled set or on the images it started from; constant rate
+    real_protocol: str  # of students trained on the chunk itself; constant rate
+    updates: tuple[int, ...] = items(lambda u: u >= 1, "a list of distinct integers of at least 1")
+    attacked_nets: int = at_least(1)  # students of each set that are attacked; every one counts for the accuracy
+    shadows: int = at_least(0)  # networks trained on random halves of members and non-members, for the likelihood ratio
+    grid_search: bool  # of the learned attacks' settings, as released; false: one setting each
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How to run; nothing here changes a result."""
+
+    archives: str | None  # a folder with the user's own copies of the published archives
+    device: str = check(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N")
+    checkpoint_minutes: float = at_least(0)
+    compile: str = one_of("none", "default", "reduce-overhead")  # of the networks' passes; the last captures CUDA graphs
+
+
+@dataclass(frozen=True)
+class Params:
+    runtime: Runtime
+    suites: tuple[str, ...]
+    datasets: dict[str, Dataset]
+    preprocessing: dict[str, Preprocessing]
+    protocols: dict[str, Protocol]
+    cells: dict[str, Cell]
+    continual: dict[str, Continual]
+    membership: dict[str, Membership]
