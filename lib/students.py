@@ -110,11 +110,11 @@ class Students:
         return torch.arange(n, device=self.device).expand(len(self), n)
 
     @torch.no_grad()
-    def outputs(self, x, of=lambda logits: logits):
-        """(S, n, ...) of every student on shared images x (n, K, H, W): logits (S, n, C), or what `of` makes of them."""
+    def outputs(self, x, of=lambda outputs: outputs, features=False):
+        """Logits (S, n, C), or features (S, n, F), of every student on shared images x (n, K, H, W); or what `of` makes of them."""
         self.template.eval()
         batch = images_per_pass(self.shape, self.device)
-        rows = [torch.cat([of(self.call(part, images, shared=True)) for images in x.split(batch)], 1) for part in self.chunks(batch)]
+        rows = [torch.cat([of(self.call(part, images, True, features)) for images in x.split(batch)], 1) for part in self.chunks(batch)]
         return torch.cat(rows)
 
     def predictions(self, x):
@@ -155,18 +155,10 @@ def krr_accuracy(net, x, y, real, seed):
     x (M, N, K, H, W), y (M, N, C): the sets; the features are those of one untrained `net`, the same for all.
     """
     student = Students(net, real.shape, real.num_classes, [0], seed, x.device)
-    student.template.eval()
-    batch = images_per_pass(real.shape, x.device)
-
-    def features(images):
-        return torch.cat([student.call(slice(0, 1), part, shared=True, features=True)[0] for part in images.split(batch)])
-
     heads = []
     for images, labels in zip(x, y):
-        phi = features(images)
+        phi = student.outputs(images, features=True)[0]
         heads.append(phi.T @ krr_coefficients(phi, labels))
     heads = torch.stack(heads)  # (M, F, C)
-    right = torch.zeros(len(x), device=x.device)
-    for images, labels in zip(real.test_x.split(batch), real.test_y.split(batch)):
-        right += ((features(images) @ heads).argmax(-1) == labels).sum(1)
-    return (100 * right / len(real.test_y)).cpu()
+    predicted = student.outputs(real.test_x, lambda phi: (phi @ heads).argmax(-1), features=True)
+    return 100 * (predicted == real.test_y).float().mean(1).cpu()
