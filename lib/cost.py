@@ -32,6 +32,6 @@ def describe(step_flops, steps, runs, dtype, rate):
     hours = total / rate / 3600
     least = f"{hours / 24:.1f} days" if hours > 48 else f"{hours:.1f} hours" if hours > 1 else f"{hours * 60:.1f} minutes"
     return (
-        f"cost: {step_flops / 1e9:.3g} GFLOP a step, {steps} steps, {runs} seed(s): {total / 1e15:.3g} PFLOP; "
+        f"cost: {step_flops / 1e9:.3g} GFLOP a step, {steps} steps, {runs} run(s): {total / 1e15:.3g} PFLOP; "
         f"at least {least} at this device's {rate / 1e12:.3g} TFLOP/s in {dtype}, evaluations aside"
     )

@@ -309,13 +309,13 @@ def _check_membership(reader, row, path, cells, cell_names, protocol_names, prot
     cell = _check_application(reader, row, path, cells, cell_names, protocol_names, datasets, ("protocol", "real_protocol"))
     if cell and not cell.distill.chunk:
         reader.error(path, cell.distill.chunk, "the cell's distill.chunk must be above 0: members are the images that it was distilled from")
-    for column in ("protocol", "real_protocol"):
-        protocol = protocols.get(getattr(row, column))
-        if protocol and (protocol.warmup or protocol.lr_final != 1):
+    named = [(column, protocols[getattr(row, column)]) for column in ("protocol", "real_protocol") if getattr(row, column) in protocols]
+    for column, protocol in named:
+        if protocol.warmup or protocol.lr_final != 1:
             must = "must be a protocol of constant rate (warmup: 0, lr_final: 1.0): one training is looked at many times"
             reader.error(f"{path}.{column}", getattr(row, column), must)
-        if protocol and max(row.updates) > protocol.steps:
-            reader.error(f"{path}.updates", list(row.updates), f"must not go beyond the steps of {getattr(row, column)} ({protocol.steps})")
+    if named and max(row.updates) > (steps := min(protocol.steps for _, protocol in named)):
+        reader.error(f"{path}.updates", list(row.updates), f"must not go beyond the steps of its protocols ({steps})")
     return len(reader.errors) == before
 
 

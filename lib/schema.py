@@ -175,7 +175,7 @@ class Membership:
     real_protocol: str  # of students trained on the chunk itself; constant rate
     updates: tuple[int, ...] = items(lambda u: u >= 1, "a list of distinct integers of at least 1")
     attacked_nets: int = at_least(1)  # students of each set that are attacked; every one counts for the accuracy
-    shadows: int = at_least(0)  # networks trained on random halves of members and non-members, for the likelihood ratio
+    shadows: int = check(lambda v: v >= 0 and v % 2 == 0, "even and at least 0")  # networks on random halves of the pool
     grid_search: bool  # of the learned attacks' settings, as released; false: one setting each
 
 

@@ -1,15 +1,22 @@
 """params.yaml: the shipped file is right, and what is wrong in a file is found whole, before any compute."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from lib.params import ParamsError, in_shape, load_params
+from lib.data.preprocess import Preprocess
+from lib.data.real import RealSet
+from lib.params import ParamsError, check_against_data, in_shape, load_params
 
 SHIPPED = yaml.safe_load(Path("params.yaml").read_text())
 KEY = "digits-frepo-digits-ipc1"
+ISA = "digits-isa-digits-ipc1"
+CONTINUAL = "digits-frepo-digits-ipc1-steps5"
+MEMBERSHIP = "digits-frepo-digits-ipc10-chunk500"
 
 
 def errors_of(tmp_path, change):
@@ -89,7 +96,7 @@ BAD = [
     (set_in(*DISTILL, "watch_at", [9999]), ["distill.watch_at", "beyond steps (2000)"]),
     (set_in(*DISTILL, "conv_dtype", "fp16"), ["distill.conv_dtype", "'fp16'", "float32, bfloat16"]),
     (set_in(*DISTILL, "watch_protocol", "none"), ["distill.watch_protocol", "one of protocols"]),
-    (set_in("cells", KEY, "evaluate", "nets", ["alexnet", "lenet"]), ["evaluate.nets", "'lenet'"]),
+    (set_in("cells", KEY, "evaluate", "nets", ["alexnet", "vgg16"]), ["evaluate.nets", "'vgg16'"]),
     (set_in("cells", KEY, "dataset", "cifar"), [f"cells.{KEY}.dataset", "'cifar'", "cifar10"]),
     (set_in("cells", KEY, "preprocessing", "mnist"), ["preprocessing", "is of mnist, not digits"]),
     (set_in("cells", KEY, "method", "mtt"), [".method", "'mtt'", "frepo"]),
@@ -102,6 +109,23 @@ BAD = [
     (set_in("protocols", "digits", "warmup", 501), ["protocols.digits.warmup", "501", "at most steps (500)"]),
     (set_in("protocols", "digits", "num_nets", 2.5), ["protocols.digits.num_nets", "2.5", "an integer"]),
     (set_in("runtime", "device", "gpu"), ["runtime.device", "'gpu'", "auto, cpu, cuda"]),
+    (set_in("cells", CONTINUAL, "distill", "class_steps", 3), ["distill.class_steps", "3", "must divide the 10 classes"]),
+    (set_in("cells", MEMBERSHIP, "distill", "chunk", 1000), ["distill.chunk", "1000", "1297 training images give 1 chunk(s)", "seeds must be below 1"]),
+    (set_in("cells", MEMBERSHIP, "distill", "real_batch", 600), ["distill.real_batch", "600", "at most 500, the chunk"]),
+    (set_in("cells", ISA, "distill", "topk", 1.5), ["distill.topk", "1.5", "between -1 and 1"]),
+    (set_in("cells", ISA, "distill", "topk", 0.005), ["distill.topk", "0.005", "at least 2 of the 256 images"]),
+    (set_in("cells", ISA, "distill", "epsilon", float("inf")), ["distill.epsilon", "inf", "finite"]),
+    (set_in("cells", ISA, "baseline", "frepo"), [f"cells.{ISA}.baseline", "'frepo'", KEY]),
+    (set_in("cells", KEY, "evaluate", "nets", ["mlp-batch"]), ["evaluate.nets", "'mlp-batch'", "not lenet and mlp"]),
+    (set_in("continual", CONTINUAL, "herding", "none"), [f"continual.{CONTINUAL}.herding", "'none'", "one of protocols"]),
+    (set_in("continual", CONTINUAL, "suite", "frepo"), [f"continual.{CONTINUAL}.suite", "'frepo'", "must be digits"]),
+    (set_in("continual", KEY, SHIPPED["continual"][CONTINUAL]), [f"continual.{KEY}", "class_steps must be above 1"]),
+    (set_in("continual", "mine", SHIPPED["continual"][CONTINUAL]), ["continual.mine", "there is no such cell"]),
+    (set_in("continual", CONTINUAL, "net", "vgg11"), [f"continual.{CONTINUAL}.net", "does not fit images of 8x8"]),
+    (set_in("membership", MEMBERSHIP, "protocol", "frepo-1000-grey"), [f"membership.{MEMBERSHIP}.protocol", "constant rate"]),
+    (set_in("membership", MEMBERSHIP, "updates", [100, 9000]), [f"membership.{MEMBERSHIP}.updates", "9000", "steps of its protocols"]),
+    (set_in("membership", MEMBERSHIP, "shadows", 3), [f"membership.{MEMBERSHIP}.shadows", "3", "even"]),
+    (set_in("membership", CONTINUAL, SHIPPED["membership"][MEMBERSHIP]), [f"membership.{CONTINUAL}", "chunk must be above 0"]),
     (set_in("cels", {}), ["cels", "unknown table"]),
     (remove("cells", KEY, "evaluate"), [f"cells.{KEY}.evaluate: missing"]),
 ]
@@ -132,3 +156,26 @@ def test_files_that_are_not_parameters(tmp_path, text, word):
         load_params(path)
     with pytest.raises(ParamsError, match="not found"):
         load_params(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"ipc": 1, "chunk": 10}, None),
+        ({"ipc": 6, "chunk": 10}, ["distill.ipc: found 6", "at most 5", "seed 0"]),
+        ({"ipc": 1, "chunk": 10, "seeds": (0, 1, 2)}, ["distill.ipc: found 1", "at most 0", "seed 2"]),
+        ({"class_steps": 3}, ["distill.class_steps: found 3", "divide the 2 classes"]),
+        ({"ipc": 200}, ["distill.ipc: found 200", "400 images", "256"]),
+        ({"ipc": 200, "class_steps": 2}, ["distill.ipc: found 200", "at most 15"]),
+    ],
+)
+def test_what_only_the_data_show_is_refused_before_any_compute(change, words):
+    labels = torch.tensor([0, 1] * 10 + [0] * 10 + [1] * 5)
+    x = torch.zeros(35, 1, 8, 8)
+    real = RealSet(x, labels, x, labels, Preprocess(torch.zeros(1), torch.ones(1)), {"num_classes": 2})
+    cfg = replace(load_params().cells[KEY].distill, **{"seeds": (0, 1), **change})
+    if words is None:
+        return check_against_data("mine", cfg, real)
+    with pytest.raises(ParamsError) as caught:
+        check_against_data("mine", cfg, real)
+    assert all(word in str(caught.value) for word in ["cells.mine", *words]), caught.value

@@ -17,7 +17,9 @@ import pytest
 import yaml
 from PIL import Image
 
-CELL, TOUCHED = "digits-frepo-digits-ipc1", "digits-frepo-digits-ipc10"
+CELL, TOUCHED = "digits-frepo-digits-ipc1", "digits-isa-digits-ipc1"
+CONTINUAL, MEMBERSHIP = "digits-frepo-digits-ipc1-steps5", "digits-frepo-digits-ipc10-chunk500"
+CELLS = (CELL, TOUCHED, CONTINUAL, MEMBERSHIP)
 ENV = {
     **{k: v for k, v in os.environ.items() if not k.startswith("DVC_")},
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -28,10 +30,15 @@ ENV = {
 
 def toy(params):
     """The digits suite in seconds: fewer steps, one seed, one network; checkpoints all the time."""
-    for key in (CELL, TOUCHED):
+    params["cells"] = {key: row for key, row in params["cells"].items() if row["suite"] != "digits" or key in CELLS}
+    for key in CELLS:
         params["cells"][key]["distill"] |= {"steps": 40, "seeds": [0], "watch_every": 20, "pool_size": 2}
         params["cells"][key]["evaluate"]["nets"] = ["conv2-w32"]
-    params["protocols"]["digits"]["steps"] = 50
+    params["cells"][CONTINUAL]["distill"] |= {"steps": 5, "watch_every": 0}
+    params["cells"][MEMBERSHIP]["distill"] |= {"seeds": [0, 1], "steps": 10, "watch_every": 0}
+    params["membership"][MEMBERSHIP] |= {"updates": [10, 20], "shadows": 2}
+    for name in ("digits", "watch-digits"):
+        params["protocols"][name]["steps"] = 50
     params["runtime"]["checkpoint_minutes"] = 0.002
 
 
@@ -74,11 +81,14 @@ def pipeline(project, tmp_path_factory):
 def test_clean_copy_runs_every_stage_of_the_suite_and_of_no_other(pipeline):
     folder, output = pipeline
     assert sorted(ran(output)) == sorted(
-        ["prepare@digits", "whiten@digits", "report@digits", *(f"{stage}@{key}" for stage in ("distill", "evaluate") for key in (CELL, TOUCHED))]
+        ["prepare@digits", "whiten@digits", "report@digits", f"continual@{CONTINUAL}", f"membership@{MEMBERSHIP}"]
+        + [f"{stage}@{key}" for stage in ("distill", "evaluate") for key in CELLS]
     )
     results = json.loads((folder / "reports/digits/results.json").read_text())
-    assert {row["cell"] for row in results["rows"]} == {CELL, TOUCHED}
-    assert all(0 < row["accuracy_mean"] <= 100 and row["steps"] == 40 for row in results["rows"])
+    assert {row["cell"] for row in results["rows"]} == set(CELLS)
+    assert all(0 < row["accuracy_mean"] <= 100 for row in results["rows"])
+    assert [row["memory"] for row in results["continual"]] == ["distilled", "random", "herding"]
+    assert [(row["trained_on"], row["updates"]) for row in results["membership"]] == [(k, u) for k in ("distilled", "initial", "real") for u in (10, 20)]
     assert all((folder / "reports/digits" / figure["file"]).stat().st_size > 200 for figure in results["figures"])
 
 
@@ -90,6 +100,8 @@ def test_second_run_does_nothing(pipeline):
 def test_index_shows_the_suites(pipeline):
     dvc(pipeline[0], "repro", "--single-item", "index")
     page = (pipeline[0] / "reports/index.html").read_text()
+    (pair,) = [p for p in json.loads((pipeline[0] / "reports/paired.json").read_text()) if p["cell"] == TOUCHED]
+    assert pair["baseline"] == CELL and pair["seeds"] == [0] and pair["verdict"] in page.replace("&#43;", "+")
     assert CELL in page and "data:image/png;base64," in page
 
 

@@ -6,13 +6,38 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib.files import write_json
 from lib.params import load_params
-from lib.report.compare import make_row, published_figures, verdict
+from lib.report.applications import continual_rows, membership_rows
+from lib.report.compare import make_row, paired, published_figures, verdict
 from lib.report.figures import plot_ipc, plot_steps, save_gallery
 from lib.report.page import write_page
+from lib.report.suite import application_figures, grid_figures
 
 HISTORY = {"runs": {"0": {"wall_s": 10.0, "history": []}, "1": {"wall_s": 5.5, "history": []}}, "device": "CPU", "commit": "abc", "torch": "2"}
+
+
+ATTACK = {"auc": 0.6, "auc_se": 0.01, "balanced_accuracy": 0.55, "tpr_at_0.1": 0.002, "tpr_at_1": 0.02}
+MEMBERSHIP = {
+    "cell": "m",
+    "rows": [
+        {
+            "kind": kind,
+            "updates": updates,
+            "accuracy": [90.0, 92.0],
+            "attacks": {"threshold": [ATTACK, ATTACK | {"auc": 0.7, "auc_se": 0.03}], "control": [ATTACK | {"auc": 0.9}]},
+        }
+        for kind in ("distilled", "real")
+        for updates in (10, 20)
+    ],
+}
+CONTINUAL = {
+    "cell": "c",
+    "num_classes": 10,
+    "kinds": {
+        "distilled": {"curves": [[[90.0, 60.0]], [[80.0, 50.0]]], "forgetting": [[20.0], [30.0]]},
+        "random": {"curves": [[[50.0, 40.0]], [[50.0, 40.0]]], "forgetting": [[5.0], [5.0]]},
+    },
+}
 
 
 def measured(net="conv3", distilled=((46.0, 47.0), (48.0, 47.0))):
@@ -77,10 +102,13 @@ def test_page_is_self_contained_and_escapes_names(tmp_path):
     plot_steps(suite / "steps.svg", {evil: [[(1, 10.0), (5, 50.0)]]})
     plot_ipc(suite / "ipc.svg", {"a": [(1, 10.0, 1.0), (10, 50.0, 1.0)]})
     figures = [{"file": name, "caption": evil} for name in ("steps.svg", "ipc.svg")]
-    write_json(suite / "results.json", {"suite": evil, "rows": [row() | {"cell": evil, "verdict": evil}], "figures": figures, "provenance": [evil]})
-    write_page(tmp_path)
+    memories, attacked = [r | {"cell": evil} for r in continual_rows(CONTINUAL)], [r | {"cell": evil} for r in membership_rows(MEMBERSHIP)]
+    rows = [row() | {"cell": evil, "verdict": evil}, row() | {"cell": "b", "baseline": evil}]
+    content = {"suite": evil, "rows": rows, "continual": memories, "membership": attacked, "figures": figures, "provenance": [evil]}
+    write_page(tmp_path / "index.html", [{**content, "folder": suite}], paired(rows))
     page = (tmp_path / "index.html").read_text()
-    assert "<script" not in page and page.count("&lt;script&gt;") >= 5
+    assert "<script" not in page and page.count("&lt;script&gt;") >= 10
+    assert "Continual learning" in page and "Membership inference" in page and "Paired comparisons" in page
     assert not re.search(r'(?:src|href)="(?!data:)', page) and "@import" not in page and "url(" not in page
     assert "<script>" not in (suite / "steps.svg").read_text()
     assert "prefers-color-scheme: dark" in page and "@media print" in page and 'name="viewport"' in page
@@ -106,3 +134,79 @@ def test_cells_that_were_not_run_are_not_listed(project, monkeypatch, tmp_path):
 def test_budget_column_of_the_reduced_suite():
     cells = load_params().cells.values()
     assert {c.budget for c in cells if c.suite == "reduced"} == {"reduced"} and replace(next(iter(cells))).budget == "full"
+
+
+def of_seeds(cell, seeds, accuracies, **more):
+    return {
+        "cell": cell,
+        "network": "conv3",
+        "baseline": None,
+        "seeds": seeds,
+        "accuracy_seeds": accuracies,
+        "protocol": "p",
+        "steps": 5,
+        "budget": "full",
+        "ipc": 1,
+    } | more
+
+
+def test_a_pair_is_compared_over_the_seeds_that_both_have():
+    ours, base = [50.0, 53.0, 51.0, 54.0, 52.0], [49.0, 51.5, 50.5, 52.0, 99.0]
+    rows = [of_seeds("a", [0, 1, 2, 3, 4], ours, baseline="b"), of_seeds("b", [0, 1, 2, 3, 7], base)]
+    (pair,) = paired(rows)
+    assert pair["seeds"] == [0, 1, 2, 3] and pair["differences"] == [1.0, 1.5, 0.5, 2.0] and pair["mean"] == 1.25
+    deviation = (sum((d - 1.25) ** 2 for d in pair["differences"]) / 3) ** 0.5
+    half = 3.182446 * deviation / 2  # Student's t of 3 degrees of freedom
+    assert (pair["low"], pair["high"]) == pytest.approx((1.25 - half, 1.25 + half), abs=0.01)
+    assert 0 < pair["p"] < 0.05 and pair["verdict"] == "better by 1.2 points"
+
+
+def test_a_difference_below_the_noise_is_called_that():
+    rows = [of_seeds("a", [0, 1, 2, 3], [50.0, 53.0, 51.0, 54.0], baseline="b"), of_seeds("b", [0, 1, 2, 3], [51.0, 52.0, 52.0, 53.5])]
+    (pair,) = paired(rows)
+    assert pair["low"] < 0 < pair["high"] and pair["verdict"] == "no significant difference: below the noise of the seeds"
+
+
+def test_one_seed_is_no_test_and_unequal_settings_are_named():
+    rows = [
+        of_seeds("a", [0], [50.0], baseline="b", steps=9),
+        of_seeds("b", [0], [51.0]),
+        of_seeds("c", [5], [1.0], baseline="b"),
+        of_seeds("d", [0], [1.0], baseline="z"),
+    ]
+    first, second = paired(rows)
+    assert first["verdict"] == "-1.0 points; 1 seed(s) in common: no test; not alike in steps" and first["p"] is None
+    assert second["verdict"] == "no seed in common" and second["mean"] is None
+
+
+def test_continual_rows_average_over_orders_networks_and_steps():
+    distilled, random = continual_rows(CONTINUAL)
+    assert distilled["classes_seen"] == [5, 10] and distilled["mean"] == [85.0, 55.0] and distilled["std"] == [5.0, 5.0]
+    assert (distilled["average_accuracy"], distilled["forgetting"], distilled["final_orders"]) == (70.0, 25.0, [60.0, 50.0])
+    assert (random["memory"], random["orders"], random["networks"]) == ("random", 2, 1)
+
+
+def test_membership_rows_name_the_strongest_attack_but_never_the_control():
+    found = membership_rows(MEMBERSHIP)[0]
+    assert found["best"] == "threshold" and found["attacks"]["control"]["auc"] == 0.9 and found["accuracy_mean"] == 91.0
+    assert found["attacks"]["threshold"] == {
+        "auc": 0.65,
+        "balanced_accuracy": 0.55,
+        "tpr_at_0.1": 0.002,
+        "tpr_at_1": 0.02,
+        "auc_half_interval": 0.0392,
+        "networks": 2,
+    }
+
+
+def test_figures_of_a_suite_are_written_and_described(tmp_path):
+    key = "frepo-frepo-cifar10-ipc10"
+    cell = load_params().cells[key]
+    rows = [make_row(key, cell, net, measured(net), HISTORY, published_figures()) for net in ("conv3", "alexnet")] + [row()]
+    grid = grid_figures(tmp_path, rows, {"a": [[(1, 10.0), (5, 50.0)]]})
+    applied = application_figures(tmp_path, continual_rows(CONTINUAL), membership_rows(MEMBERSHIP))
+    assert [f["file"] for f in grid + applied] == ["steps.svg", "ipc.svg", "networks.svg", "c.continual.svg", "m.membership.svg"]
+    heat = (tmp_path / "networks.svg").read_text()
+    assert heat.count(">47.0<") == 2 and "alexnet" in heat and key in heat and "cifar10-ipc1<" not in heat
+    assert "random real images" in (tmp_path / "c.continual.svg").read_text() and "on the chunk itself" in (tmp_path / "m.membership.svg").read_text()
+    assert grid_figures(tmp_path, [], {}) == [] == application_figures(tmp_path, [], [])

@@ -1,9 +1,11 @@
-"""Measured beside published: one row for each cell and network."""
+"""Measured beside published: one row for each cell and network; and a cell beside its baseline, seed by seed."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import yaml
+from scipy.stats import ttest_rel
 
 TABLE = Path(__file__).with_name("published.yaml")
 NO_FIGURE = "no published figure"
@@ -32,6 +34,8 @@ def make_row(key, cell, net, measured, history, table):
         "ipc": cell.distill.ipc,
         "network": net,
         "distilled_on": cell.distill.net,
+        "baseline": cell.baseline,
+        "settings": asdict(cell.distill),
         "protocol": cell.evaluate.protocol,
         "budget": cell.budget,
         "accuracy_mean": accuracy.mean(),
@@ -80,3 +84,40 @@ def verdict(row):
     if difference > margin:
         return f"above ({difference:+.1f}); {over}"
     return f"{'reached' if difference >= -margin else 'below'} ({difference:+.1f}); {over}"
+
+
+def paired(rows):
+    """Rows of any suites -> one comparison for each row whose baseline has been measured on the same network.
+
+    The difference is of the mean accuracies of the seeds that both have, with its 95 % interval and a paired t-test over them.
+    """
+    measured = {(row["cell"], row["network"]): row for row in rows}
+    pairs = []
+    for row in rows:
+        base = measured.get((row.get("baseline"), row["network"]))
+        if base is None:
+            continue
+        ours, theirs = (dict(zip(r["seeds"], r["accuracy_seeds"])) for r in (row, base))
+        seeds = sorted(ours.keys() & theirs.keys())
+        differences = np.array([ours[s] - theirs[s] for s in seeds])
+        pair = {"cell": row["cell"], "baseline": base["cell"], "network": row["network"], "seeds": seeds, "differences": differences.round(2).tolist()}
+        pair |= {"mean": round(float(differences.mean()), 2) if seeds else None, "low": None, "high": None, "p": None}
+        if len(seeds) > 1 and differences.std() > 0:
+            test = ttest_rel([ours[s] for s in seeds], [theirs[s] for s in seeds])
+            low, high = test.confidence_interval(0.95)
+            pair |= {"low": round(float(low), 2), "high": round(float(high), 2), "p": round(float(test.pvalue), 4)}
+        unequal = [name for name in ("protocol", "steps", "budget", "ipc") if row[name] != base[name]]
+        pairs.append(pair | {"verdict": pair_verdict(pair, unequal)})
+    return pairs
+
+
+def pair_verdict(pair, unequal):
+    """In words; what differs besides the method is named."""
+    but = f"; not alike in {', '.join(unequal)}" if unequal else ""
+    if not pair["seeds"]:
+        return "no seed in common" + but
+    if pair["p"] is None:
+        return f"{pair['mean']:+.1f} points; {len(pair['seeds'])} seed(s) in common: no test" + but
+    if pair["p"] < 0.05:
+        return f"{'better' if pair['mean'] > 0 else 'worse'} by {abs(pair['mean']):.1f} points" + but
+    return "no significant difference: below the noise of the seeds" + but

@@ -1,4 +1,4 @@
-"""Pictures of the report: galleries of distilled images, accuracy against steps and against images per class."""
+"""Pictures of the report: galleries of distilled images, accuracy against steps, images per class and classes seen, heat maps."""
 
 import math
 
@@ -30,7 +30,7 @@ def save_gallery(path, pixels, num_classes):
         sheet.save(tmp, format="PNG", optimize=True)
 
 
-def _axes(xlabel):
+def _axes(xlabel, ylabel="test accuracy (%)", size=(6.4, 3.6)):
     """A transparent figure whose ink shows on both page colours."""
     import matplotlib
 
@@ -39,7 +39,7 @@ def _axes(xlabel):
 
     # Fixed ids and no date: the same data give the same file.
     pyplot.rcParams.update({"svg.hashsalt": "distillery", "svg.fonttype": "none", "font.size": 11, "text.color": GREY, "font.family": "sans-serif"})
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     for spine in axes.spines.values():
@@ -47,14 +47,15 @@ def _axes(xlabel):
     axes.tick_params(colors=GREY, which="both")
     axes.grid(True, color=GREY, alpha=0.25)
     axes.set_xlabel(xlabel, color=GREY)
-    axes.set_ylabel("test accuracy (%)", color=GREY)
+    axes.set_ylabel(ylabel, color=GREY)
     return figure, axes
 
 
 def _save(figure, axes, path):
     from matplotlib import pyplot
 
-    axes.legend(frameon=False, labelcolor=GREY, fontsize=9)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, labelcolor=GREY, fontsize=9)
     with replacing(path) as tmp:
         figure.savefig(tmp, format="svg", transparent=True, metadata={"Date": None})
     pyplot.close(figure)
@@ -80,4 +81,37 @@ def plot_ipc(path, lines):
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
+    _save(figure, axes, path)
+
+
+def plot_continual(path, curves):
+    """Accuracy on the classes seen so far. curves: {label: (classes seen (T,), mean (T,), std (T,))}; bands are the deviation."""
+    figure, axes = _axes("classes seen")
+    for label, (seen, mean, std) in curves.items():
+        axes.plot(seen, mean, marker="o", ms=4, lw=1.2, label=label)
+        axes.fill_between(seen, mean - std, mean + std, alpha=0.2, lw=0)
+    _save(figure, axes, path)
+
+
+def plot_membership(path, lines):
+    """AUC of the best attack against accuracy. lines: {label: [(accuracy, auc, half of its interval), ...]}, more updates later."""
+    figure, axes = _axes("test accuracy (%)", "AUC of the best attack")
+    for label, points in lines.items():
+        accuracy, auc, half = zip(*points)
+        axes.errorbar(accuracy, auc, half, marker="o", ms=4, lw=1.2, capsize=3, label=label)
+    axes.axhline(0.5, color=GREY, lw=1, ls=":")
+    _save(figure, axes, path)
+
+
+def plot_heat(path, rows, columns, values):
+    """A heat map of accuracies: values (R, C), NaN where nothing was measured."""
+    figure, axes = _axes("", "", (1.6 + 0.95 * len(columns) + 0.07 * max(map(len, rows)), 1.2 + 0.36 * len(rows)))
+    axes.grid(False)
+    axes.imshow(values, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=25, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for (i, j), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=9, color="black" if value > middle else "white")
     _save(figure, axes, path)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
-from ..files import read_json, replacing
+from ..files import replacing
 
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
@@ -14,13 +14,11 @@ def data_uri(path):
     return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def write_page(reports):
-    """Write `reports`/index.html from every `reports`/SUITE/results.json and the figures beside it."""
-    suites = []
-    for path in sorted(Path(reports).glob("*/results.json")):
-        content = read_json(path)
-        figures = [{**f, "uri": data_uri(path.parent / f["file"])} for f in content["figures"]]
-        suites.append({**content, "figures": figures})
+def write_page(path, suites, pairs):
+    """Write the page. suites: each a results.json with its `folder`, where its figures are; pairs: of `compare.paired`."""
+    for suite in suites:
+        suite["attacks"] = list(dict.fromkeys(name for row in suite["membership"] for name in row["attacks"]))
+        suite["figures"] = [{**f, "uri": data_uri(suite["folder"] / f["file"])} for f in suite["figures"]]
     template = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("page.html")
-    with replacing(Path(reports) / "index.html") as tmp:
-        tmp.write_text(template.render(suites=suites))
+    with replacing(path) as tmp:
+        tmp.write_text(template.render(suites=suites, pairs=pairs))

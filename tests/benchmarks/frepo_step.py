@@ -1,21 +1,24 @@
-"""Seconds per outer iteration of FRePo at the paper's size (width 128, batch 1024), with the floating-point floor.
+"""Seconds per outer iteration of FRePo and ISA at the paper's size (width 128, batch 1024), with the floating-point floor.
 
     python -m tests.benchmarks.frepo_step                 # CPU: float32 and bfloat16
     python -m tests.benchmarks.frepo_step --device cuda   # eager, compiled and captured
 
-The floor is the iteration's floating-point work over the machine's own matrix-product rate, measured in the same run.
+ISA's iteration is timed in the same run and given over FRePo's. The floor is the iteration's floating-point work over the
+machine's own matrix-product rate, measured in the same run.
 Images are random numbers of the datasets' shapes: the time does not depend on their values.
 """
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
+from lib import schema
 from lib.cost import matmul_rate, seconds
 from lib.krr import centred_one_hot
 from lib.methods.frepo import FRePo
+from lib.methods.isa import ISA
 from lib.params import load_params
 from lib.rng import generator
 from lib.synthetic import SyntheticSet, initial_labels
@@ -24,13 +27,15 @@ from stages.common import provenance
 CASES = {"mnist ipc 1": ((1, 28, 28), 1, False), "cifar10 ipc 1": ((3, 32, 32), 1, True), "cifar10 ipc 10": ((3, 32, 32), 10, True)}
 
 
-def measure(name, dtype, compiled, device, repeats, rates):
+def measure(name, dtype, compiled, device, repeats, rates, isa=False):
     shape, ipc, flip = CASES[name]
     defaults = load_params().cells["reduced-frepo-cifar10-ipc1"].distill
     cfg = replace(defaults, ipc=ipc, flip=flip, conv_dtype=dtype, pool_size=2, reset_after=10**6)
+    if isa:
+        cfg = schema.ISA(**asdict(cfg), epsilon=0.5, topk=0.8)
     gen = generator(0, "benchmark", device=device)
     syn = SyntheticSet(torch.randn(10 * ipc, *shape, generator=gen, device=device), initial_labels(torch.arange(10).repeat_interleave(ipc), 10).to(device))
-    method = FRePo(cfg, syn, 0, compiled)
+    method = (ISA if isa else FRePo)(cfg, syn, 0, compiled)
     x = torch.randn(cfg.real_batch, *shape, generator=gen, device=device)
     targets = centred_one_hot(torch.randint(10, (cfg.real_batch,), generator=gen, device=device), 10)
     step = seconds(lambda i: method.step(i, x, targets), device, repeats)
@@ -60,9 +65,11 @@ def main():
         for dtype in rates:
             for mode in modes:
                 row = measure(name, dtype, mode, device, args.repeats, rates)
+                row["isa_over_frepo"] = measure(name, dtype, mode, device, args.repeats, rates, isa=True)["seconds"] / row["seconds"]
                 rows.append(row)
                 shares = ", ".join(f"{k} {row[f'share_{k}']:.0%}" for k in ("target", "meta", "online"))
-                print(f"{name:15} {dtype:9} {mode:16} {row['seconds']:.4f} s, {row['over_floor']:.2f} of the floor; {shares}", flush=True)
+                times = f"{row['seconds']:.4f} s, {row['over_floor']:.2f} of the floor; ISA takes {row['isa_over_frepo']:.3f} of it"
+                print(f"{name:15} {dtype:9} {mode:16} {times}; {shares}", flush=True)
     if args.json:
         with open(args.json, "w") as file:
             json.dump({**provenance(device), "rates": rates, "rows": rows}, file, indent=1)

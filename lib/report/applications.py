@@ -1,0 +1,41 @@
+"""Rows of results.json for the applications: continual learning and membership inference."""
+
+import numpy as np
+
+
+def continual_rows(measured):
+    """One row for each kind of memory, from what the continual stage wrote; percent and points, deviations over orders and networks."""
+    rows = []
+    for kind, found in measured["kinds"].items():
+        curves = np.array(found["curves"])  # (orders, networks, steps)
+        steps = curves.shape[-1]
+        rows.append({
+            "cell": measured["cell"], "memory": kind, "orders": len(curves), "networks": curves.shape[1],
+            "classes_seen": [measured["num_classes"] * (t + 1) // steps for t in range(steps)],
+            "mean": curves.mean((0, 1)).round(2).tolist(), "std": curves.std((0, 1)).round(2).tolist(),
+            "average_accuracy": round(float(curves.mean()), 2), "forgetting": round(float(np.mean(found["forgetting"])), 2),
+            "final_orders": curves[..., -1].mean(1).round(2).tolist(),
+        })  # fmt: skip
+    return rows
+
+
+def membership_rows(measured):
+    """One row for each kind of training set and number of updates, from what the membership stage wrote.
+
+    An attack's AUC is the mean over the attacked networks; its interval, 95 %, is that of one network (their mean standard
+    error), since the networks are attacked on the same images. `best` names the attack of the highest AUC, controls aside.
+    """
+    rows = []
+    for found in measured["rows"]:
+        attacks = {}
+        for name, each in found["attacks"].items():
+            mean = {k: float(np.mean([one[k] for one in each])) for k in each[0]}
+            half = 1.96 * mean.pop("auc_se")
+            attacks[name] = {k: round(v, 4) for k, v in mean.items()} | {"auc_half_interval": round(half, 4), "networks": len(each)}
+        best = max((name for name in attacks if not name.startswith("control")), key=lambda name: attacks[name]["auc"])
+        rows.append({
+            "cell": measured["cell"], "trained_on": found["kind"], "updates": found["updates"],
+            "accuracy_mean": round(float(np.mean(found["accuracy"])), 2), "accuracy_std": round(float(np.std(found["accuracy"])), 2),
+            "best": best, "attacks": attacks,
+        })  # fmt: skip
+    return rows

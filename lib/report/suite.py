@@ -1,0 +1,55 @@
+"""The figures of a suite, from its rows: each is written beside results.json and described by its file and caption."""
+
+import numpy as np
+
+from .figures import plot_continual, plot_heat, plot_ipc, plot_membership, plot_steps
+
+MEMORIES = {"distilled": "distilled", "random": "random real images", "herding": "herded real images"}
+TRAINED_ON = {"distilled": "on the distilled set", "initial": "on the images it started from", "real": "on the chunk itself"}
+
+
+def grid_figures(out, rows, curves):
+    """Accuracy against steps and images per class, and the heat map over networks. curves: as `plot_steps` takes them."""
+    figures = []
+    if curves:
+        plot_steps(out / "steps.svg", curves)
+        figures.append({"file": "steps.svg", "caption": "Accuracy during distillation, by the cell's watching protocol; one line a seed"})
+    lines = {}
+    for row in rows:
+        if row["cell"] == f"{row['suite']}-{row['method']}-{row['dataset']}-ipc{row['ipc']}":  # a suffix means other settings
+            for kind in ("accuracy", "real_subset"):
+                label = f"{row['dataset']} {row['network']}, {row['method'] if kind == 'accuracy' else 'real subset'}"
+                lines.setdefault(label, {})[row["ipc"]] = (row["ipc"], row[f"{kind}_mean"], row[f"{kind}_std"])
+    lines = {label: list(points.values()) for label, points in lines.items() if len(points) > 1}
+    if lines:
+        plot_ipc(out / "ipc.svg", lines)
+        figures.append({"file": "ipc.svg", "caption": "Accuracy against images per class"})
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    crossed = [cell for cell in dict.fromkeys(row["cell"] for row in rows) if sum(row["cell"] == cell for row in rows) > 1]
+    if crossed:
+        values = np.full((len(crossed), len(networks)), np.nan)
+        for row in rows:
+            if row["cell"] in crossed:
+                values[crossed.index(row["cell"]), networks.index(row["network"])] = row["accuracy_mean"]
+        plot_heat(out / "networks.svg", crossed, networks, values)
+        figures.append({"file": "networks.svg", "caption": "Across architectures: accuracy (%) on the distilled set of the last step"})
+    return figures
+
+
+def application_figures(out, continual, membership):
+    """A figure for each cell with an application, from the rows of `applications`."""
+    figures = []
+    for cell in dict.fromkeys(row["cell"] for row in continual):
+        name, of = f"{cell}.continual.svg", [row for row in continual if row["cell"] == cell]
+        plot_continual(out / name, {MEMORIES[r["memory"]]: (np.array(r["classes_seen"]), np.array(r["mean"]), np.array(r["std"])) for r in of})
+        spread = f"mean and standard deviation over {of[0]['orders']} class orders x {of[0]['networks']} networks"
+        figures.append({"file": name, "caption": f"{cell}: accuracy on all classes seen so far, of networks trained on the memory; {spread}"})
+    for cell in dict.fromkeys(row["cell"] for row in membership):
+        name, lines = f"{cell}.membership.svg", {}
+        for row in (r for r in membership if r["cell"] == cell):
+            best = row["attacks"][row["best"]]
+            lines.setdefault(TRAINED_ON[row["trained_on"]], []).append((row["accuracy_mean"], best["auc"], best["auc_half_interval"]))
+        plot_membership(out / name, lines)
+        caption = f"{cell}: what the strongest attack tells of membership, against accuracy, of networks trained {', '.join(lines)}; dotted: nothing"
+        figures.append({"file": name, "caption": caption})
+    return figures
