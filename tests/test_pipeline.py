@@ -37,7 +37,7 @@ def toy(params):
     params["cells"][CONTINUAL]["distill"] |= {"steps": 5, "watch_every": 0}
     params["cells"][MEMBERSHIP]["distill"] |= {"seeds": [0, 1], "steps": 10, "watch_every": 0}
     params["membership"][MEMBERSHIP] |= {"updates": [10, 20], "shadows": 2}
-    for name in ("digits", "watch-digits"):
+    for name in ("digits", "digits-memory"):
         params["protocols"][name]["steps"] = 50
     params["runtime"]["checkpoint_minutes"] = 0.002
 
