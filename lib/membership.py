@@ -66,8 +66,8 @@ class Pool:
     def attack(self, row, logits, shadows=None):
         """Attack students by their logits (M, num_nets, n, C), set m being of chunk m -> {attack: [what `measure` says of each]}.
 
-        With several chunks, `lira_offline` takes the other chunks' students as shadows, and `control` is the threshold attack on
-        a chunk that the student has not seen, against the same non-members: 0.5 unless the splits differ. `lira` takes the given
+        With several chunks, `lira_offline` takes the other chunks' students as shadows, and `control_...` is an attack on a chunk
+        that the student has not seen, against the same non-members: what it finds is how the splits differ. `lira` takes the given
         (confidences, inside) of `shadow_looks`, for the first chunk.
         """
         found = {}
@@ -77,14 +77,17 @@ class Pool:
             known = confidence(losses(logits[:, :, pool], self.labels[pool]))  # (M, num_nets, 2 size)
             others = [known[m] for m in range(self.chunks) if m != chunk]
             for net in range(min(row.attacked_nets, logits.shape[1])):
-                scores = {name: attack_scores(name, logits[chunk, net, pool], self.labels[pool], member, row.grid_search, net) for name in ATTACKS}
+
+                def scores(pool, prefix=""):
+                    seen, labels = logits[chunk, net, pool], self.labels[pool]
+                    return {prefix + name: attack_scores(name, seen, labels, member, row.grid_search, net) for name in ATTACKS}
+
+                found_here = scores(pool)
                 if others:
-                    elsewhere = (chunk + 1) % self.chunks  # what another chunk gets is shift between the splits, not membership
-                    shifted = losses(logits[chunk, net, self.under_attack(elsewhere)], self.labels[self.under_attack(elsewhere)])
-                    scores["control"] = -shifted
-                    scores["lira_offline"] = likelihood_ratio(known[chunk, net], np.concatenate(others))
+                    found_here |= scores(self.under_attack((chunk + 1) % self.chunks), "control_")
+                    found_here["lira_offline"] = likelihood_ratio(known[chunk, net], np.concatenate(others))
                 if shadows and chunk == 0:
-                    scores["lira"] = likelihood_ratio(known[chunk, net], *shadows)
-                for name, score in scores.items():
+                    found_here["lira"] = likelihood_ratio(known[chunk, net], *shadows)
+                for name, score in found_here.items():
                     found.setdefault(name, []).append(measure(score, member, net))
         return found

@@ -23,7 +23,8 @@ def membership_rows(measured):
     """One row for each kind of training set and number of updates, from what the membership stage wrote.
 
     An attack's AUC is the mean over the attacked networks; its interval, 95 %, is that of one network (their mean standard
-    error), since the networks are attacked on the same images. `best` names the attack of the highest AUC, controls aside.
+    error), since the networks are attacked on the same images. `best` names the attack of the highest AUC; `control` is the
+    AUC of that attack (of the threshold for likelihood ratios) on a chunk that the network has not seen, None without one.
     """
     rows = []
     for found in measured["rows"]:
@@ -32,10 +33,11 @@ def membership_rows(measured):
             mean = {k: float(np.mean([one[k] for one in each])) for k in each[0]}
             half = 1.96 * mean.pop("auc_se")
             attacks[name] = {k: round(v, 4) for k, v in mean.items()} | {"auc_half_interval": round(half, 4), "networks": len(each)}
-        best = max((name for name in attacks if not name.startswith("control")), key=lambda name: attacks[name]["auc"])
+        controls = {name.removeprefix("control_"): attacks.pop(name)["auc"] for name in list(attacks) if name.startswith("control_")}
+        best = max(attacks, key=lambda name: attacks[name]["auc"])
         rows.append({
             "cell": measured["cell"], "trained_on": found["kind"], "updates": found["updates"],
             "accuracy_mean": round(float(np.mean(found["accuracy"])), 2), "accuracy_std": round(float(np.std(found["accuracy"])), 2),
-            "best": best, "attacks": attacks,
+            "best": best, "control": controls.get(best, controls.get("threshold")), "attacks": attacks,
         })  # fmt: skip
     return rows
