@@ -77,17 +77,15 @@ class Pool:
             known = confidence(losses(logits[:, :, pool], self.labels[pool]))  # (M, num_nets, 2 size)
             others = [known[m] for m in range(self.chunks) if m != chunk]
             for net in range(min(row.attacked_nets, logits.shape[1])):
-
-                def scores(pool, prefix=""):
-                    seen, labels = logits[chunk, net, pool], self.labels[pool]
-                    return {prefix + name: attack_scores(name, seen, labels, member, row.grid_search, net) for name in ATTACKS}
-
-                found_here = scores(pool)
+                scores, pools = {}, {"": pool}
                 if others:
-                    found_here |= scores(self.under_attack((chunk + 1) % self.chunks), "control_")
-                    found_here["lira_offline"] = likelihood_ratio(known[chunk, net], np.concatenate(others))
+                    pools["control_"] = self.under_attack((chunk + 1) % self.chunks)
+                    scores["lira_offline"] = likelihood_ratio(known[chunk, net], np.concatenate(others))
                 if shadows and chunk == 0:
-                    found_here["lira"] = likelihood_ratio(known[chunk, net], *shadows)
-                for name, score in found_here.items():
+                    scores["lira"] = likelihood_ratio(known[chunk, net], *shadows)
+                for prefix, images in pools.items():
+                    seen, labels = logits[chunk, net, images], self.labels[images]
+                    scores |= {prefix + name: attack_scores(name, seen, labels, member, row.grid_search, net) for name in ATTACKS}
+                for name, score in scores.items():
                     found.setdefault(name, []).append(measure(score, member, net))
         return found
