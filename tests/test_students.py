@@ -24,7 +24,7 @@ def sets(num_sets=2, n=20, dtype=torch.float64):
     return x, initial_labels(torch.arange(10).repeat_interleave(n // 10), 10).to(dtype).expand(num_sets, -1, -1).contiguous()
 
 
-@pytest.mark.parametrize("net", ["conv2-w4", "kipconv1-w4-batch"])
+@pytest.mark.parametrize("net", ["conv2-w4", "kipconv1-w4-batch", "mlp"])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_students_together_equal_one_by_one_over_50_steps(net, shuffle):
     """Bar: 1e-5 in float64, against a plain loop over plain networks with torch's own Adam."""
