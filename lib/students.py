@@ -60,14 +60,28 @@ class Students:
             size = 1
         return [slice(s, min(s + size, len(self))) for s in range(0, len(self), size)]
 
-    def call(self, part, x, shared=False, features=False):
-        """Outputs (s, B, C), or features (s, B, F), of the students in slice `part` on x (s, B, ...), or on shared x (B, ...)."""
+    def call(self, part, x, shared=False, features=False, params=None):
+        """Outputs (s, B, C), or features (s, B, F), of the students in slice `part` on x (s, B, ...), or on shared x (B, ...).
+
+        params: those students' own, where a gradient is to reach them (`leaves`).
+        """
         wrapper = _Method(self.template, "features" if features else "forward")
-        state = {f"net.{k}": v[part] for k, v in {**self.params, **self.buffers}.items()}
+        params = params or {k: v[part] for k, v in self.params.items()}
+        state = {f"net.{k}": v for k, v in {**params, **{k: v[part] for k, v in self.buffers.items()}}.items()}
         if part.stop - part.start == 1:  # one student: plain convolutions are quicker than grouped ones of one group
             x = (x if shared else x[0]).contiguous(memory_format=torch.channels_last)
             return functional_call(wrapper, {k: v[0] for k, v in state.items()}, (x,))[None]
         return vmap(lambda state, x: functional_call(wrapper, state, (x,)), (0, None if shared else 0))(state, x)
+
+    def leaves(self, part):
+        """The parameters of the students in `part` as leaves, on the stacks' memory, gradients too.
+
+        Slicing inside of the graph would give every part a gradient as large as all students'.
+        """
+        views = {k: v.detach()[part].requires_grad_() for k, v in self.params.items()}
+        for name, view in views.items():
+            view.grad = self.params[name].grad[part]
+        return views
 
     def train(self, x, y, protocol, after=None):
         """Train every student on its set by `protocol` (schema.Protocol). x (M, N, K, H, W), y (M, N, C): the M sets.
@@ -79,7 +93,9 @@ class Students:
         gen = generator(self.seed, "students", device=self.device)
         optimizer = torch.optim.Adam(self.params.values(), protocol.lr, fused=True)
         position, order = n, None
-        chunks = self.chunks(batch)
+        for p in self.params.values():
+            p.grad = torch.zeros_like(p)
+        chunks = [(part, self.leaves(part)) for part in self.chunks(batch)]
         self.template.train()
         for step in range(protocol.steps):
             indices = []
@@ -94,9 +110,9 @@ class Students:
             batch_x = augment.apply(batch_x, augment.draw(protocol.augment, (len(self), batch, self.shape[1]), gen))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(protocol, step)
-            optimizer.zero_grad()
-            for part in chunks:  # the students' losses are independent: their sum has each one's own gradient
-                squared_error(self.call(part, batch_x[part]), batch_y[part]).sum().backward()
+            optimizer.zero_grad(set_to_none=False)
+            for part, leaves in chunks:  # the students' losses are independent: their sum has each one's own gradient
+                squared_error(self.call(part, batch_x[part], params=leaves), batch_y[part]).sum().backward()
             optimizer.step()
             if after:
                 after(step + 1)
