@@ -210,3 +210,10 @@ def test_figures_of_a_suite_are_written_and_described(tmp_path):
     assert heat.count(">47.0<") == 2 and "alexnet" in heat and key in heat and "cifar10-ipc1<" not in heat
     assert "random real images" in (tmp_path / "c.continual.svg").read_text() and "on the chunk itself" in (tmp_path / "m.membership.svg").read_text()
     assert grid_figures(tmp_path, [], {}) == [] == application_figures(tmp_path, [], [])
+
+
+def test_a_set_of_a_chunk_or_of_class_steps_has_no_plain_figure():
+    for key in ("reduced-frepo-mnist-ipc1-steps5", "reduced-frepo-mnist-ipc10-chunk10000"):
+        found = row(key, "conv3-w32")
+        assert found["published_mean"] is None and found["unverified_mean"] is None
+    assert row("reduced-frepo-mnist-ipc1")["unverified_mean"] == 93.0

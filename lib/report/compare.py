@@ -66,7 +66,8 @@ def make_row(key, cell, net, measured, history, table):
 
 def _figure(table, cell, net):
     """The figure for a cell evaluated on the architecture it was distilled on, its norm aside; else nothing."""
-    same = net.split("-")[0] == cell.distill.net.split("-")[0]
+    plain = cell.distill.class_steps == 1 and not cell.distill.chunk  # the tables are of sets distilled from all classes and images
+    same = plain and net.split("-")[0] == cell.distill.net.split("-")[0]
     suite = table.get(cell.suite if cell.suite in table else cell.method, {})
     return suite.get(cell.dataset, {}).get(cell.distill.ipc, {}) if same else {}
 
