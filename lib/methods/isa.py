@@ -52,4 +52,5 @@ class ISA(FRePo):
     """FRePo's pool, optimiser and labels with `isa_error`; cfg also has `epsilon` and `topk`."""
 
     def data_fit(self, phi_real):
+        phi_real = phi_real.to(getattr(torch, self.cfg.conv_dtype))  # for the neighbours' indices alone: no more exact than they came
         return partial(isa_error, phi_real=phi_real, epsilon=self.cfg.epsilon, topk=self.cfg.topk)
