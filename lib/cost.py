@@ -5,18 +5,24 @@ import time
 import torch
 
 
-def seconds(function, device, repeats):
-    """Median seconds of `function(i)`, after two calls to warm up."""
-    times = []
+def seconds_in_turns(functions, device, repeats):
+    """Median seconds of each function(i), called in turns, so that whatever else the machine does falls on all; two calls warm up."""
+    times = [[] for _ in functions]
     for i in range(repeats + 2):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        function(i)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return sorted(times[2:])[repeats // 2]
+        for function, mine in zip(functions, times):
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            started = time.perf_counter()
+            function(i)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            mine.append(time.perf_counter() - started)
+    return [sorted(mine[2:])[repeats // 2] for mine in times]
+
+
+def seconds(function, device, repeats):
+    """Median seconds of `function(i)`."""
+    return seconds_in_turns([function], device, repeats)[0]
 
 
 def matmul_rate(dtype, device):

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 import torch
 
 from lib import schema
-from lib.cost import matmul_rate, seconds
+from lib.cost import matmul_rate, seconds_in_turns
 from lib.krr import centred_one_hot
 from lib.methods.frepo import FRePo
 from lib.methods.isa import ISA
@@ -27,24 +27,34 @@ from stages.common import provenance
 CASES = {"mnist ipc 1": ((1, 28, 28), 1, False), "cifar10 ipc 1": ((3, 32, 32), 1, True), "cifar10 ipc 10": ((3, 32, 32), 10, True)}
 
 
-def measure(name, dtype, compiled, device, repeats, rates, isa=False):
+def make(method, cfg, shape, compiled, device):
+    """A method on a random synthetic set of `cfg.ipc` images for each of ten classes."""
+    gen = generator(0, "benchmark", device=device)
+    labels = initial_labels(torch.arange(10).repeat_interleave(cfg.ipc), 10).to(device)
+    return method(cfg, SyntheticSet(torch.randn(10 * cfg.ipc, *shape, generator=gen, device=device), labels), 0, compiled)
+
+
+def measure(name, dtype, compiled, device, repeats, rates):
     shape, ipc, flip = CASES[name]
     defaults = load_params().cells["reduced-frepo-cifar10-ipc1"].distill
     cfg = replace(defaults, ipc=ipc, flip=flip, conv_dtype=dtype, pool_size=2, reset_after=10**6)
-    if isa:
-        cfg = schema.ISA(**asdict(cfg), epsilon=0.5, topk=0.8)
-    gen = generator(0, "benchmark", device=device)
-    syn = SyntheticSet(torch.randn(10 * ipc, *shape, generator=gen, device=device), initial_labels(torch.arange(10).repeat_interleave(ipc), 10).to(device))
-    method = (ISA if isa else FRePo)(cfg, syn, 0, compiled)
+    method = make(FRePo, cfg, shape, compiled, device)
+    isa = make(ISA, schema.ISA(**asdict(cfg), epsilon=0.5, topk=0.8), shape, compiled, device)
+    gen = generator(1, "benchmark", device=device)
     x = torch.randn(cfg.real_batch, *shape, generator=gen, device=device)
     targets = centred_one_hot(torch.randint(10, (cfg.real_batch,), generator=gen, device=device), 10)
-    step = seconds(lambda i: method.step(i, x, targets), device, repeats)
     member = method.pool[0]
-    target = seconds(lambda i: method.target_features(member.net, x), device, repeats)
-    online = seconds(lambda i: method.online_step(member), device, repeats)
-    floor = method.step_flops(cfg, shape, len(syn)) / rates[dtype]
+    parts = [
+        lambda i: method.step(i, x, targets),
+        lambda i: isa.step(i, x, targets),
+        lambda i: method.target_features(member.net, x),
+        lambda i: method.online_step(member),
+    ]
+    step, isa_step, target, online = seconds_in_turns(parts, device, repeats)
+    floor = method.step_flops(cfg, shape, 10 * ipc) / rates[dtype]
     return {
         "case": name, "dtype": dtype, "passes": compiled, "seconds": step, "floor_s": floor, "over_floor": step / floor,
+        "isa_over_frepo": isa_step / step,
         "share_target": target / step, "share_online": online / step, "share_meta": 1 - (target + online) / step,
     }  # fmt: skip
 
@@ -52,7 +62,7 @@ def measure(name, dtype, compiled, device, repeats, rates, isa=False):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--compile", nargs="*", default=None, help="modes: none, default, reduce-overhead")
     parser.add_argument("--json", help="also write the rows to this file")
     args = parser.parse_args()
@@ -65,7 +75,6 @@ def main():
         for dtype in rates:
             for mode in modes:
                 row = measure(name, dtype, mode, device, args.repeats, rates)
-                row["isa_over_frepo"] = measure(name, dtype, mode, device, args.repeats, rates, isa=True)["seconds"] / row["seconds"]
                 rows.append(row)
                 shares = ", ".join(f"{k} {row[f'share_{k}']:.0%}" for k in ("target", "meta", "online"))
                 times = f"{row['seconds']:.4f} s, {row['over_floor']:.2f} of the floor; ISA takes {row['isa_over_frepo']:.3f} of it"
