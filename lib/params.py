@@ -16,6 +16,7 @@ import yaml
 from .networks import build, parse
 from .schema import KNOWN_SOURCES, METHOD_PARAMS, Cell, Continual, Dataset, Evaluate, Membership, Params, Preprocessing, Protocol, Runtime
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C, where PyYAML was built with it
 KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -115,7 +116,7 @@ class Reader:
 def load_params(path="params.yaml"):
     """Read and check a whole parameter file -> Params. ParamsError lists everything that is wrong."""
     try:
-        node = yaml.safe_load(Path(path).read_text())
+        node = yaml.load(Path(path).read_text(), LOADER)
     except FileNotFoundError:
         raise ParamsError(f"{path}: not found; run from the repository's root") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,0 +1,99 @@
+"""A pipeline that is killed, run twice at once or given nonsense: real DVC, one cell of the digits suite at toy size."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from .toy import CELL, ENV, clone, commit, dvc, edit, started, toy
+
+
+def one_cell(params):
+    """The toy suite with no more than CELL."""
+    toy(params)
+    params["cells"] = {key: row for key, row in params["cells"].items() if row["suite"] != "digits" or key == CELL}
+    for table in ("continual", "membership"):
+        params[table] = {key: row for key, row in params[table].items() if row["suite"] != "digits"}
+
+
+@pytest.fixture(scope="module")
+def pipeline(project, tmp_path_factory):
+    """The suite of one cell, run once from a clean copy -> (folder, output of that run)."""
+    folder = clone(project, tmp_path_factory.mktemp("resume") / "clone")
+    edit(folder, one_cell)
+    output = dvc(folder, "repro", "report@digits")
+    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
+    commit(folder)
+    return folder, output
+
+
+def distilled(folder):
+    return hashlib.sha256((folder / f"build/distill/digits/{CELL}/seed0.safetensors").read_bytes()).hexdigest()
+
+
+def checkpoint_step(folder):
+    """The step of the newest checkpoint of CELL's seed 0, or None."""
+    from lib.files import load_state
+
+    found = list((folder / ".checkpoints" / CELL).glob("*/seed0.safetensors"))
+    return load_state(found[0])["progress"]["step"] if found else None
+
+
+def kill_after(folder, steps, command):
+    """Start a run, and SIGKILL it and its stages once its checkpoint is `steps` on."""
+    before = checkpoint_step(folder) or 0
+    process, deadline = started(folder, *command), time.monotonic() + 120
+    while (checkpoint_step(folder) or 0) < before + steps and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, f"it ended before it could be killed: {process.stdout.read()[-2000:]}"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits_as_a_forced_run_left_alone(pipeline):
+    folder, _ = pipeline
+    edit(folder, lambda p: p["cells"][CELL]["distill"].update(steps=600, watch_every=300))
+    target, lots = f"distill@{CELL}", random.Random(0)
+    for _ in range(3):
+        kill_after(folder, lots.randint(20, 150), ["repro", target])
+    output = dvc(folder, "repro", target)
+    interrupted = distilled(folder)
+    assert "going on after step" in output
+    assert not list((folder / ".checkpoints" / CELL).glob("*")), "success removes the checkpoints"
+
+    kill_after(folder, 50, ["repro", "-f", "--single-item", target])
+    assert checkpoint_step(folder) >= 50, "there is something that a forced run must not go on from"
+    output = dvc(folder, "repro", "-f", "--single-item", target)
+    assert "going on after step" not in output and distilled(folder) == interrupted
+
+
+def test_two_runs_at_once_end_without_corruption(pipeline):
+    folder, _ = pipeline
+    edit(folder, lambda p: p["cells"][CELL]["evaluate"].update(nets=["kipconv2-w32"]))
+    both = [started(folder, "repro", "report@digits") for _ in range(2)]
+    outputs = [p.communicate(timeout=240)[0] for p in both]
+    assert any(p.returncode == 0 for p in both), outputs
+    assert all(p.returncode == 0 or "lock" in out.lower() for p, out in zip(both, outputs)), outputs
+    assert "up to date" in dvc(folder, "repro", "report@digits")
+    assert yaml.safe_load((folder / "dvc.lock").read_text())["stages"].keys() >= {f"evaluate@{CELL}", "report@digits"}
+
+
+def test_bad_parameters_stop_a_stage_before_any_compute(pipeline):
+    folder, _ = pipeline
+    edit(folder, lambda p: p["cells"][CELL]["distill"].update(ipc="ten"))
+    began = time.monotonic()
+    output = dvc(folder, "repro", f"distill@{CELL}", check=False)
+    edit(folder, lambda p: p["cells"][CELL]["distill"].update(ipc=1))
+    assert f"error: params.yaml: cells.{CELL}.distill.ipc: found 'ten'; must be an integer" in output
+    assert "Traceback" not in output and time.monotonic() - began < 60
+
+
+def test_unknown_key_lists_the_known_ones(pipeline):
+    done = subprocess.run([sys.executable, "-m", "stages.distill", "digits-frepo-digits-ipc3"], cwd=pipeline[0], env=ENV, capture_output=True, text=True)
+    assert done.returncode == 1 and CELL in done.stderr and "Traceback" not in done.stderr

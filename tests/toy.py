@@ -1,0 +1,67 @@
+"""The digits suite at toy size, and DVC as a user calls it: shared by the tests of the pipeline."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+CELL, TOUCHED = "digits-frepo-digits-ipc1", "digits-isa-digits-ipc1"
+CONTINUAL, MEMBERSHIP = "digits-frepo-digits-ipc1-steps5", "digits-frepo-digits-ipc10-chunk500"
+CELLS = (CELL, TOUCHED, CONTINUAL, MEMBERSHIP)
+ENV = {
+    **{k: v for k, v in os.environ.items() if not k.startswith("DVC_")},
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "DVC_NO_ANALYTICS": "true",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+def toy(params):
+    """The digits suite in seconds: fewer steps, one seed, one network; checkpoints all the time."""
+    params["cells"] = {key: row for key, row in params["cells"].items() if row["suite"] != "digits" or key in CELLS}
+    for key in CELLS:
+        params["cells"][key]["distill"] |= {"steps": 40, "seeds": [0], "watch_every": 20, "pool_size": 2}
+        params["cells"][key]["evaluate"]["nets"] = ["conv2-w32"]
+    params["cells"][CONTINUAL]["distill"] |= {"steps": 5, "watch_every": 0}
+    params["cells"][MEMBERSHIP]["distill"] |= {"seeds": [0, 1], "steps": 10, "watch_every": 0}
+    params["membership"][MEMBERSHIP] |= {"updates": [10, 20], "shadows": 2}
+    for name in ("digits", "digits-memory"):
+        params["protocols"][name]["steps"] = 50
+    params["runtime"]["checkpoint_minutes"] = 0.002
+
+
+def edit(folder, change):
+    path = folder / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    change(params)
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def dvc(folder, *args, check=True):
+    done = subprocess.run(["dvc", *args], cwd=folder, env=ENV, capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    assert not check or done.returncode == 0, output[-3000:]
+    return output
+
+
+def ran(output):
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+def commit(folder):
+    subprocess.run(["git", "commit", "-qam", "toy"], cwd=folder, check=True)
+
+
+def started(folder, *args):
+    return subprocess.Popen(["dvc", *args], cwd=folder, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def clone(project, folder):
+    """A clone of the `project` fixture, with an identity to commit by."""
+    subprocess.run(["git", "clone", "-q", str(project), str(folder)], check=True)
+    for key, value in (("user.name", "test"), ("user.email", "test@example.org")):
+        subprocess.run(["git", "config", key, value], cwd=folder, check=True)
+    return folder
