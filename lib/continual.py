@@ -36,12 +36,12 @@ def herded_memory(net, real, cfg, seed, protocol):
     for step in range(cfg.class_steps):
         part = part_of(real, cfg, seed, step)
         student = Students(net, real.shape, real.num_classes, [0], f"herding.{seed}.{step}", part.train_x.device)
-        student.train(part.train_x[None], initial_labels(part.train_y, real.num_classes)[None], protocol)
+        student.train(part.train_x[None], initial_labels(part.train_y, real.num_classes, cfg.labels)[None], protocol)
         phi = student.outputs(part.train_x, features=True)[0]
         for label in part.classes:
             members = (part.train_y == label).nonzero().flatten()
             chosen = members[herd(phi[members], cfg.ipc)]
-            parts.append((part.train_x[chosen], initial_labels(part.train_y[chosen], real.num_classes)))
+            parts.append((part.train_x[chosen], initial_labels(part.train_y[chosen], real.num_classes, cfg.labels)))
     return join(parts)
 
 

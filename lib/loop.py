@@ -30,8 +30,8 @@ class Progress:
     step: int = 0
     wall_s: float = 0.0
     history: list = field(default_factory=list)  # {"step", "accuracy", ...} of each evaluation
-    losses: list = field(default_factory=list)  # [step, mean loss, mean batch accuracy] of each fetch
-    best: dict | None = None  # {"step", "accuracy", "x", "y"}: highest watched accuracy, where it is asked for
+    losses: list = field(default_factory=list)  # [step, mean of each metric since the last] of each fetch, the loss first
+    best: dict | None = None  # {"step", "accuracy", "set"}: highest watched accuracy, where it is asked for
     pending: list = field(default_factory=list)  # metrics of the steps since the last fetch, on the device
 
 
@@ -43,34 +43,31 @@ def watch_steps(cfg):
     return steps
 
 
-def run(name, method, batches, real, targets, cfg, watch, checkpoint, log=lambda step, metrics: None, minutes=5.0, stop=None):
+def run(name, method, batches, cfg, watch, checkpoint, log=lambda step, metrics: None, minutes=5.0, stop=None):
     """Run `method` for `cfg.steps` outer steps -> Progress.
 
-    batches: data.real.Batches; targets (n, C): of the real training set; watch(): accuracy in percent of the current
-    synthetic set, called after `watch_steps`; checkpoint: a file that is written every `minutes` and gone on from
-    if it exists; log(step, metrics): called at each fetch and evaluation; stop: a threading.Event that ends the run with
-    Stopped after a last checkpoint. NonFiniteLoss stops the run and leaves the last good checkpoint.
+    batches: its next() gives what the method's step takes; watch(): accuracy in percent of the current synthetic set, called
+    after `watch_steps`; checkpoint: a file that is written every `minutes` and gone on from if it exists; log(step, metrics):
+    called at each fetch and evaluation; stop: a threading.Event that ends the run with Stopped after a last checkpoint.
+    NonFiniteLoss stops the run and leaves the last good checkpoint.
     """
     parts = {"method": method, "batches": batches}
     progress = resume(checkpoint, parts) if Path(checkpoint).exists() else Progress()
     due, saved_at, started = watch_steps(cfg), time.monotonic(), time.monotonic() - progress.wall_s
     with tqdm(total=cfg.steps, initial=progress.step, desc=name, unit="step", smoothing=0.05, mininterval=0.5) as bar:
         for step in range(progress.step, cfg.steps):
-            chosen = batches.next()
-            progress.pending.append(method.step(step, real.train_x[chosen], targets[chosen]))
+            progress.pending.append(method.step(step, *batches.next()))
             progress.step = done = step + 1
             bar.update()
             if len(progress.pending) == FETCH_EVERY or done in due:
-                fetch(name, progress, checkpoint)
-                _, loss, batch_accuracy = progress.losses[-1]
-                log(done, {"loss": loss, "batch_accuracy": batch_accuracy})
-                bar.set_postfix(loss=f"{loss:.4f}", acc=f"{progress.history[-1]['accuracy']:.1f}%" if progress.history else "-")
+                metrics = fetch(name, progress, checkpoint)
+                log(done, metrics)
+                bar.set_postfix(loss=f"{metrics['loss']:.4f}", acc=f"{progress.history[-1]['accuracy']:.1f}%" if progress.history else "-")
             if done in due:
                 accuracy = watch()
                 progress.history.append({"step": done, "accuracy": accuracy})
                 if cfg.select == "best_test" and (progress.best is None or accuracy > progress.best["accuracy"]):
-                    x, y = method.syn.snapshot()
-                    progress.best = {"step": done, "accuracy": accuracy, "x": x, "y": y}
+                    progress.best = {"step": done, "accuracy": accuracy, "set": method.syn.snapshot()}
                 log(done, {"watched_accuracy": accuracy})
             progress.wall_s = time.monotonic() - started
             asked = stop is not None and stop.is_set()
@@ -96,17 +93,18 @@ def check_finite(name, progress, checkpoint):
         kept = f"the last good checkpoint is kept at {checkpoint}" if Path(checkpoint).exists() else "no checkpoint had been due yet"
         raise NonFiniteLoss(
             f"{name}: the loss is {loss[i].item()} at step {progress.step - len(loss) + i + 1}; the last finite value was {last}; {kept}. "
-            "A lower outer_lr, krr_dtype: float64 or conv_dtype: float32 are what usually helps"
+            "A lower learning rate of the images, conv_dtype: float32 or (FRePo, ISA) krr_dtype: float64 are what usually helps"
         )
     return loss
 
 
 def fetch(name, progress, checkpoint):
-    """Turn the pending metrics into one entry of `progress.losses`."""
-    loss = check_finite(name, progress, checkpoint).mean().item()
-    accuracy = torch.stack([m["batch_accuracy"] for m in progress.pending]).double().mean().item()
-    progress.losses.append([progress.step, loss, accuracy])
+    """Turn the pending metrics into one entry of `progress.losses` -> their means by name."""
+    check_finite(name, progress, checkpoint)
+    means = {key: torch.stack([m[key] for m in progress.pending]).double().mean().item() for key in progress.pending[0]}
+    progress.losses.append([progress.step, *means.values()])
     progress.pending = []
+    return means
 
 
 def resume(checkpoint, parts):

@@ -13,6 +13,7 @@ from typing import get_args, get_origin
 
 import yaml
 
+from .lowrank import images_per_class
 from .networks import build, parse
 from .schema import KNOWN_SOURCES, METHOD_PARAMS, Cell, Continual, Dataset, Evaluate, Membership, Params, Preprocessing, Protocol, Runtime
 
@@ -159,7 +160,7 @@ def _read(reader, node):
     cells = {}
     for key, row in table["cells"].items():
         cell = _read_cell(reader, key, row, table, suites) if KEY.fullmatch(key) else None
-        if cell and _check_cell(reader, key, cell, datasets, preprocessing, table["protocols"]):
+        if cell and _check_cell(reader, key, cell, datasets, preprocessing, table["protocols"], protocols):
             cells[key] = cell
     for key, cell in cells.items():
         if cell.baseline is not None:
@@ -196,7 +197,7 @@ def _check_dataset(reader, dataset, path):
     if (dataset.source is None) == (dataset.folder is None):
         reader.error(path, {"source": dataset.source, "folder": dataset.folder}, "give exactly one of source and folder")
         return False
-    native = {"digits": 8, "mnist": 28, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64}.get(dataset.source)
+    native = {"digits": 8, "mnist": 28, "fashion_mnist": 28, "svhn": 32, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64}.get(dataset.source)
     if native and dataset.resolution != native:
         reader.error(f"{path}.resolution", dataset.resolution, f"{dataset.source} has {native} pixels")
         return False
@@ -224,6 +225,14 @@ def _check_preprocessing(reader, pre, path, names, datasets):
 
 
 def _check_protocol(reader, protocol, path):
+    length, other = ("steps", "epochs") if protocol.optimizer == "adam" else ("epochs", "steps")
+    if getattr(protocol, length) < 1 or getattr(protocol, other):
+        found = {"steps": protocol.steps, "epochs": protocol.epochs}
+        reader.error(path, found, f"optimizer {protocol.optimizer} takes {length}, at least 1, and no {other}")
+        return False
+    if protocol.optimizer == "sgd" and (protocol.warmup or protocol.lr_final != 1):
+        reader.error(path, {"warmup": protocol.warmup, "lr_final": protocol.lr_final}, "belong to optimizer adam; remove them")
+        return False
     if protocol.warmup > protocol.steps:
         reader.error(f"{path}.warmup", protocol.warmup, f"must be at most steps ({protocol.steps})")
         return False
@@ -236,13 +245,14 @@ def in_shape(dataset):
     return channels, dataset.resolution, dataset.resolution
 
 
-def _check_cell(reader, key, cell, datasets, preprocessing, protocols):
+def _check_cell(reader, key, cell, datasets, preprocessing, protocol_names, protocols):
     path, before, distill = f"cells.{key}", len(reader.errors), cell.distill
     expected = f"{cell.suite}-{cell.method}-{cell.dataset}-ipc{distill.ipc}"
     if not key.startswith(f"{cell.suite}-{cell.method}-{cell.dataset}-ipc"):
         reader.error(path, key, f"a cell's key is SUITE-METHOD-DATASET-ipcN, here {expected}")
-    reader.reference(f"{path}.distill.watch_protocol", distill.watch_protocol, protocols, "protocols")
-    reader.reference(f"{path}.evaluate.protocol", cell.evaluate.protocol, protocols, "protocols")
+    for column, name in (("distill.watch_protocol", distill.watch_protocol), ("evaluate.protocol", cell.evaluate.protocol)):
+        if reader.reference(f"{path}.{column}", name, protocol_names, "protocols"):
+            _check_loss(reader, f"{path}.{column}", name, protocols, distill)
     if cell.dataset not in datasets or cell.preprocessing not in preprocessing:
         return False
     dataset = datasets[cell.dataset]
@@ -251,11 +261,14 @@ def _check_cell(reader, key, cell, datasets, preprocessing, protocols):
     classes = 2
     if dataset.source:
         _, classes, smallest, num_train, _ = KNOWN_SOURCES[dataset.source]
-        if distill.ipc > smallest:
-            reader.error(f"{path}.distill.ipc", distill.ipc, f"must be at most {smallest}, the images of {dataset.source}'s smallest class")
-        if distill.real_batch > (distill.chunk or num_train):
-            what = "the chunk" if distill.chunk else "the training images"
-            reader.error(f"{path}.distill.real_batch", distill.real_batch, f"must be at most {distill.chunk or num_train}, {what}")
+        wanted = max(distill.ipc, _real_images(distill, in_shape(dataset)))
+        if wanted > smallest:
+            reader.error(f"{path}.distill.ipc", distill.ipc, f"takes {wanted} real images of each class; {dataset.source}'s smallest has {smallest}")
+        batch_of, most = f"{dataset.source}'s smallest class", smallest
+        if not distill.by_class:
+            batch_of, most = ("the chunk", distill.chunk) if distill.chunk else ("the training images", num_train)
+        if distill.real_batch > most:
+            reader.error(f"{path}.distill.real_batch", distill.real_batch, f"must be at most {most}, {batch_of}")
         if classes % distill.class_steps:
             reader.error(f"{path}.distill.class_steps", distill.class_steps, f"must divide the {classes} classes of {dataset.source}")
         if distill.chunk and (max(distill.seeds) + 1) * distill.chunk > num_train:
@@ -265,12 +278,40 @@ def _check_cell(reader, key, cell, datasets, preprocessing, protocols):
         reader.error(f"{path}.distill.watch_at", list(distill.watch_at), f"must not go beyond steps ({distill.steps})")
     if isinstance(distill, METHOD_PARAMS["isa"]) and distill.topk and int(abs(distill.topk) * distill.real_batch) < 2:
         reader.error(f"{path}.distill.topk", distill.topk, f"must keep at least 2 of the {distill.real_batch} images of real_batch, for a neighbour")
+    _check_rank(reader, f"{path}.distill", distill, in_shape(dataset))
     _check_network(reader, f"{path}.distill.net", distill.net, in_shape(dataset))
     for name in cell.evaluate.nets:
         _check_network(reader, f"{path}.evaluate.nets", name, in_shape(dataset))
     if len(reader.errors) == before and (must := singular_kernel(distill, in_shape(dataset), classes)):
         reader.error(f"{path}.distill.ipc", distill.ipc, must)
     return len(reader.errors) == before
+
+
+def _check_loss(reader, path, name, protocols, distill):
+    """A protocol's loss must fit the labels that the method gives its sets."""
+    if name in protocols and (protocols[name].loss == "cross_entropy") != (distill.labels == "one_hot"):
+        must = "cross_entropy" if distill.labels == "one_hot" else "squared_error"
+        reader.error(path, name, f"has loss {protocols[name].loss}; this method's {distill.labels} labels need a protocol of {must}")
+
+
+def _check_rank(reader, path, distill, shape):
+    if not distill.rank:
+        if distill.images:
+            reader.error(f"{path}.images", distill.images, "is for a rank alone: pixels have ipc images a class; remove it")
+        if distill.init == "svd":
+            reader.error(f"{path}.init", distill.init, "is for a rank alone: real or noise")
+        return
+    if distill.init == "real":
+        reader.error(f"{path}.init", distill.init, "a rank starts from noise or from svd, the best factors of real images")
+    if distill.rank > min(shape[1:]):
+        reader.error(f"{path}.rank", distill.rank, f"must be at most {min(shape[1:])}, the side of the images")
+    elif images_per_class(distill, shape) < 1:
+        reader.error(f"{path}.rank", distill.rank, "leaves no image in the memory of one image of pixels; lower it, or give images")
+
+
+def _real_images(distill, shape):
+    """Real images of each class that a run starts from."""
+    return 0 if distill.init == "noise" else images_per_class(distill, shape)
 
 
 def _check_network(reader, path, name, shape):
@@ -300,6 +341,8 @@ def _check_application(reader, row, path, cells, cell_names, protocol_names, dat
 def _check_continual(reader, row, path, cells, cell_names, protocol_names, protocols, datasets):
     before = len(reader.errors)
     cell = _check_application(reader, row, path, cells, cell_names, protocol_names, datasets, ("protocol", "herding"))
+    for column in ("protocol", "herding") if cell else ():
+        _check_loss(reader, f"{path}.{column}", getattr(row, column), protocols, cell.distill)
     if cell and cell.distill.class_steps == 1:
         reader.error(path, cell.distill.class_steps, "the cell's distill.class_steps must be above 1")
     return len(reader.errors) == before
@@ -308,12 +351,14 @@ def _check_continual(reader, row, path, cells, cell_names, protocol_names, proto
 def _check_membership(reader, row, path, cells, cell_names, protocol_names, protocols, datasets):
     before = len(reader.errors)
     cell = _check_application(reader, row, path, cells, cell_names, protocol_names, datasets, ("protocol", "real_protocol"))
+    if cell and cell.distill.labels != "centred":
+        reader.error(path, cell.method, "the attacks measure the squared error to FRePo's labels: its cell must be of frepo or isa")
     if cell and not cell.distill.chunk:
         reader.error(path, cell.distill.chunk, "the cell's distill.chunk must be above 0: members are the images that it was distilled from")
     named = [(column, protocols[getattr(row, column)]) for column in ("protocol", "real_protocol") if getattr(row, column) in protocols]
     for column, protocol in named:
-        if protocol.warmup or protocol.lr_final != 1:
-            must = "must be a protocol of constant rate (warmup: 0, lr_final: 1.0): one training is looked at many times"
+        if protocol.optimizer != "adam" or protocol.warmup or protocol.lr_final != 1 or protocol.loss != "squared_error":
+            must = "must be an adam protocol of constant rate (warmup: 0, lr_final: 1.0) and squared_error: one training is looked at many times"
             reader.error(f"{path}.{column}", getattr(row, column), must)
     if named and max(row.updates) > (steps := min(protocol.steps for _, protocol in named)):
         reader.error(f"{path}.updates", list(row.updates), f"must not go beyond the steps of its protocols ({steps})")
@@ -330,13 +375,17 @@ def check_against_data(key, cfg, real):
     for seed in cfg.seeds:
         labels = real.chunk(seed, cfg.chunk).train_y if cfg.chunk else real.train_y
         smallest = labels.bincount(minlength=real.num_classes).min().item()
-        if cfg.ipc > smallest:
-            raise ParamsError(f"{path}.ipc: found {cfg.ipc}; must be at most {smallest}, the images of the smallest class that seed {seed} sees")
+        for name, wanted in (("ipc", max(cfg.ipc, _real_images(cfg, real.shape))), ("real_batch", cfg.real_batch if cfg.by_class else 0)):
+            if wanted > smallest:
+                found = getattr(cfg, name)
+                raise ParamsError(f"{path}.{name}: found {found}; {wanted} images of a class are taken, the smallest that seed {seed} sees has {smallest}")
 
 
 def singular_kernel(distill, shape, classes):
-    """What to do where a set of `distill.ipc` images for each of `classes` has a singular kernel; None where it has not."""
-    n, width = distill.ipc * classes // distill.class_steps * (2 if distill.flip else 1), feature_width(distill.net, shape)
+    """What to do where FRePo's set of a cell has a singular kernel; None where it has not."""
+    if not isinstance(distill, METHOD_PARAMS["frepo"]):
+        return None
+    n, width = images_per_class(distill, shape) * classes // distill.class_steps * (2 if distill.flip else 1), feature_width(distill.net, shape)
     if n < width:
         return None
     doubled = " (with flip: true, which doubles the set)" if distill.flip else ""

@@ -6,13 +6,17 @@
 import re
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import ClassVar
 
 from .augment import POLICIES
+from .augment.dsa import STRATEGIES
+from .matching import DISTANCES
 
 KNOWN_SOURCES = {  # name -> (channels, classes, smallest training class, training images, test images)
     "digits": (1, 10, 128, 1297, 500),
     "mnist": (1, 10, 5421, 60000, 10000),
     "fashion_mnist": (1, 10, 6000, 60000, 10000),
+    "svhn": (3, 10, 4659, 73257, 26032),
     "cifar10": (3, 10, 5000, 50000, 10000),
     "cifar100": (3, 100, 500, 50000, 10000),
     "tiny_imagenet": (3, 200, 500, 100000, 10000),
@@ -73,27 +77,40 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a network is trained on a distilled set to judge it."""
+    """How a network is trained on a distilled set to judge it.
+
+    adam: `steps` updates, batches that run on from one epoch into the next. sgd: `epochs` passes, momentum 0.9, weight decay
+    5e-4, a tenth of the rate after half of the passes (reference sheet of DC, DSA and DM, section 6).
+    """
 
     num_nets: int = at_least(1)
-    steps: int = at_least(1)
     lr: float = above_zero()
-    warmup: int = at_least(0)
-    lr_final: float = fraction()  # cosine down to this fraction of lr; 1 keeps lr constant
     batch: int = at_least(1)
-    shuffle: bool
     augment: str = one_of(*POLICIES)
+    optimizer: str = one_of("adam", "sgd", default="adam")
+    loss: str = one_of("squared_error", "cross_entropy", default="squared_error")
+    shuffle: bool = True
+    steps: int = at_least(0, default=0)
+    warmup: int = at_least(0, default=0)
+    lr_final: float = fraction(default=1.0)  # cosine down to this fraction of lr; 1 keeps lr constant
+    epochs: int = at_least(0, default=0)
 
 
 @dataclass(frozen=True)
 class Distill:
     """What every method's cell says of its distillation."""
 
+    labels: ClassVar[str] = "one_hot"  # of the set that a run starts from, and of real images that are compared with it
+    by_class: ClassVar[bool] = True  # a step takes `real_batch` images of each class, or a batch of all classes
     net: str
     ipc: int = at_least(1)
     seeds: tuple[int, ...] = items(lambda s: s >= 0, "a list of distinct integers of at least 0")
     steps: int = at_least(1)
     real_batch: int = at_least(1)
+    init: str = one_of("real", "noise", "svd")  # svd, for a rank alone: the best factors of real images
+    rank: int = at_least(0)  # 0: pixels; else each channel is a product of two learned factors of this rank
+    images: int = at_least(0)  # per class, of a rank; 0: as many as fit the memory of `ipc` images of pixels
+    conv_dtype: str = one_of("float32", "bfloat16")
     class_steps: int = at_least(1)  # above 1: the classes, in the order of the seed, in so many groups that are distilled apart
     chunk: int = at_least(0)  # above 0: seed s sees the s-th chunk of so many training images alone
     watch_protocol: str  # the protocol of the evaluations during distillation
@@ -106,6 +123,8 @@ class Distill:
 class FRePo(Distill):
     """FRePo's distillation of one cell; the sheet's section 14 gives the published values."""
 
+    labels: ClassVar[str] = "centred"
+    by_class: ClassVar[bool] = False
     flip: bool
     learn_labels: bool
     outer_lr: float = above_zero()
@@ -114,7 +133,6 @@ class FRePo(Distill):
     reset_after: int = at_least(0)
     online_lr: float = above_zero()
     online_batch: int = at_least(1)
-    conv_dtype: str = one_of("float32", "bfloat16")
     krr_dtype: str = one_of("float32", "float64")
 
 
@@ -126,7 +144,34 @@ class ISA(FRePo):
     topk: float = check(lambda v: -1 <= v <= 1, "between -1 and 1: the fraction of hardest images kept; below 0, of easiest; 0 or 1 keeps all")
 
 
-METHOD_PARAMS = {"frepo": FRePo, "isa": ISA}
+@dataclass(frozen=True)
+class DM(Distill):
+    """Distribution matching. A step is one update of the images by one random network."""
+
+    lr_img: float = above_zero()
+    augment: str = one_of("none", *STRATEGIES)
+
+
+@dataclass(frozen=True)
+class DC(Distill):
+    """Gradient matching. A step is one update of the images, `outer` of them to a network."""
+
+    lr_img: float = above_zero()
+    distance: str = one_of(*DISTANCES)
+    outer: int = at_least(1)
+    inner_epochs: int = at_least(1)  # of the network on the set, between two updates
+    lr_net: float = above_zero()
+    net_batch: int = at_least(1)
+
+
+@dataclass(frozen=True)
+class DSA(DC):
+    """DC with Siamese augmentation."""
+
+    augment: str = one_of(*STRATEGIES)
+
+
+METHOD_PARAMS = {"frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM}
 
 
 @dataclass(frozen=True)

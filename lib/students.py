@@ -2,7 +2,7 @@
 
 The students of one architecture are stacked and run under `torch.func.vmap`; each has its own initial weights,
 augmentation and (where shuffled) order. Evaluation, baselines and the evaluations during distillation all use this.
-Source of the protocol: reference sheet of FRePo, section 9.
+Source of the protocols: reference sheets of FRePo (section 9) and of DC, DSA and DM (section 6).
 """
 
 from math import cos, pi
@@ -10,7 +10,7 @@ from math import cos, pi
 import torch
 from torch.func import functional_call, vmap
 
-from . import augment
+from .augment import augmented
 from .krr import krr_coefficients, squared_error
 from .networks import build
 from .passes import CUDA_PIXELS, forward_flops, images_per_pass
@@ -19,12 +19,30 @@ from .rng import generator
 CPU_BATCHED_FLOPS = 2e8  # of one student's step: beyond it a CPU's arithmetic binds, and grouped convolutions only cost
 
 
-def learning_rate(protocol, step):
-    """Linear warm-up from 0, then cosine from `lr` down to `lr * lr_final`."""
+SGD_MOMENTUM, SGD_DECAY = 0.9, 5e-4
+
+
+def learning_rate(protocol, step, per_epoch=1):
+    """Of update `step` (from 0). adam: linear warm-up from 0, then cosine from `lr` down to `lr * lr_final`; sgd: `lr`, then a tenth."""
+    if protocol.optimizer == "sgd":
+        return protocol.lr * (1.0 if step < drop_step(protocol, per_epoch) else 0.1)
     if step < protocol.warmup:
         return protocol.lr * step / protocol.warmup
     progress = (step - protocol.warmup) / max(protocol.steps - protocol.warmup, 1)
     return protocol.lr * (protocol.lr_final + (1 - protocol.lr_final) * 0.5 * (1 + cos(pi * progress)))
+
+
+def drop_step(protocol, per_epoch):
+    """The update before which sgd's rate drops and its momentum starts anew: after the pass of index (epochs - 1) // 2 + 1."""
+    return ((protocol.epochs - 1) // 2 + 2) * per_epoch
+
+
+def cross_entropy(logits, y):
+    """Mean over the batch of the cross-entropy to label probabilities y; (..., B, C) -> (...)."""
+    return -(y * logits.log_softmax(-1)).sum(-1).mean(-1)
+
+
+LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
 
 
 class Students:
@@ -69,7 +87,7 @@ class Students:
         params = params or {k: v[part] for k, v in self.params.items()}
         state = {f"net.{k}": v for k, v in {**params, **{k: v[part] for k, v in self.buffers.items()}}.items()}
         if part.stop - part.start == 1:  # one student: plain convolutions are quicker than grouped ones of one group
-            x = (x if shared else x[0]).contiguous(memory_format=torch.channels_last)
+            x = (x if shared else x[0]).contiguous(memory_format=self.template.layout)
             return functional_call(wrapper, {k: v[0] for k, v in state.items()}, (x,))[None]
         return vmap(lambda state, x: functional_call(wrapper, state, (x,)), (0, None if shared else 0))(state, x)
 
@@ -90,14 +108,38 @@ class Students:
         """
         n = x.shape[1]
         batch = min(n, protocol.batch)
-        gen = generator(self.seed, "students", device=self.device)
-        optimizer = torch.optim.Adam(self.params.values(), protocol.lr, fused=True)
-        position, order = n, None
+        per_epoch, loss = -(-n // batch), LOSSES[protocol.loss]
+        gen, host = generator(self.seed, "students", device=self.device), generator(self.seed, "students", "families")
+        if protocol.optimizer == "adam":
+            optimizer = torch.optim.Adam(self.params.values(), protocol.lr, fused=True)
+        else:
+            optimizer = torch.optim.SGD(self.params.values(), protocol.lr, SGD_MOMENTUM, weight_decay=SGD_DECAY, fused=True)
         for p in self.params.values():
             p.grad = torch.zeros_like(p)
         chunks = [(part, self.leaves(part)) for part in self.chunks(batch)]
         self.template.train()
-        for step in range(protocol.steps):
+        for step, chosen in enumerate(self._batches(n, batch, protocol, gen)):
+            batch_x, batch_y = x[self.set_of[:, None], chosen], y[self.set_of[:, None], chosen]
+            batch_x = augmented(protocol.augment, batch_x, gen, host)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(protocol, step, per_epoch)
+            if protocol.optimizer == "sgd" and step == drop_step(protocol, per_epoch):
+                optimizer.state.clear()
+            optimizer.zero_grad(set_to_none=False)
+            for part, leaves in chunks:  # the students' losses are independent: their sum has each one's own gradient
+                loss(self.call(part, batch_x[part], params=leaves), batch_y[part]).sum().backward()
+            optimizer.step()
+            if after:
+                after(step + 1)
+                self.template.train()
+        return self
+
+    def _batches(self, n, batch, protocol, gen):
+        """Yield each update's indices (S, B): whole epochs, whose last batch may be smaller, or `steps` batches across epochs."""
+        for _ in range(protocol.epochs):
+            yield from self._order(n, protocol.shuffle, gen).split(batch, 1)
+        position, order = n, None
+        for _ in range(protocol.steps):
             indices = []
             while (have := sum(i.shape[1] for i in indices)) < batch:
                 if position == n:
@@ -105,19 +147,7 @@ class Students:
                 take = min(batch - have, n - position)
                 indices.append(order[:, position : position + take])
                 position += take
-            chosen = torch.cat(indices, 1)
-            batch_x, batch_y = x[self.set_of[:, None], chosen], y[self.set_of[:, None], chosen]
-            batch_x = augment.apply(batch_x, augment.draw(protocol.augment, (len(self), batch, self.shape[1]), gen))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(protocol, step)
-            optimizer.zero_grad(set_to_none=False)
-            for part, leaves in chunks:  # the students' losses are independent: their sum has each one's own gradient
-                squared_error(self.call(part, batch_x[part], params=leaves), batch_y[part]).sum().backward()
-            optimizer.step()
-            if after:
-                after(step + 1)
-                self.template.train()
-        return self
+            yield torch.cat(indices, 1)
 
     def _order(self, n, shuffle, gen):
         """(S, n) indices of one epoch: the set's own order, or a permutation for each student."""

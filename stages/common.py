@@ -16,6 +16,7 @@ from lib.data.real import load_real
 from lib.files import FileError
 from lib.loop import NonFiniteLoss, Stopped
 from lib.params import ParamsError, load_params
+from lib.passes import keep_freed_memory
 from lib.tracking import Tracker
 
 ROOT = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # the user's repository, also where DVC runs a stage in a temporary copy
@@ -49,11 +50,11 @@ def stop_on_signals():
 def device_of(params):
     """The torch device that params.runtime.device names."""
     wanted = params.runtime.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ParamsError(f"params.yaml: runtime.device: found {wanted!r}; no CUDA device is available here: use auto or cpu")
     torch.backends.cudnn.allow_tf32 = False  # a cell's float32 means float32
+    keep_freed_memory()
     return torch.device(wanted)
 
 

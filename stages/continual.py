@@ -8,7 +8,7 @@ import torch
 from lib.continual import accuracies, curve, forgetting, herded_memory
 from lib.data.real import class_groups
 from lib.files import write_json
-from lib.synthetic import initial_sets, load_set
+from lib.synthetic import load_set, real_subsets
 
 from .common import DISTILLED, EVALUATED, device_of, main, provenance, real_set, tracker
 
@@ -21,7 +21,7 @@ def stage(params, key):
     real, folder, started = real_set(params, cell, device), DISTILLED / cell.suite / key, time.monotonic()
     memories = {
         "distilled": [load_set(folder / f"seed{s}.safetensors", real.shape, real.num_classes, device)[:2] for s in cfg.seeds],
-        "random": [initial_sets(real, cfg, s) for s in cfg.seeds],
+        "random": [real_subsets(real, cfg, s) for s in cfg.seeds],
         "herding": [herded_memory(row.net, real, cfg, s, params.protocols[row.herding]) for s in cfg.seeds],
     }
     sizes = [[sum((real.test_y == c).sum().item() for c in group) for group in class_groups(real.num_classes, cfg.class_steps, s)] for s in cfg.seeds]

@@ -3,17 +3,18 @@
 import shutil
 from dataclasses import asdict
 
+import torch
+
 from lib import cost
-from lib.data.real import Batches, part_of
+from lib.data.real import batches_for, part_of
 from lib.files import write_json
-from lib.krr import centred_one_hot
 from lib.loop import run
 from lib.methods import METHODS
 from lib.params import check_against_data
 from lib.report.figures import save_gallery
 from lib.rng import generator
 from lib.students import evaluate
-from lib.synthetic import SyntheticSet, initial_set, join, run_name, save_set
+from lib.synthetic import SyntheticSet, initial_set, rendered, run_name, save_set
 
 from .checkpoints import checkpoint_folder
 from .common import DISTILLED, device_of, main, provenance, real_set, stop_on_signals, tracker
@@ -26,7 +27,7 @@ def stage(params, key):
     print(f"{key}: {cell}\n{prov}", flush=True)
     real = real_set(params, cell, device)
     check_against_data(key, cfg, real)
-    work = METHODS[cell.method].step_flops(cfg, real.shape, cfg.ipc * real.num_classes // cfg.class_steps)
+    work = METHODS[cell.method].step_flops(cfg, real.shape, real.num_classes // cfg.class_steps)
     runs = len(cfg.seeds) * cfg.class_steps
     print(cost.describe(work, cfg.steps, runs, cfg.conv_dtype, cost.matmul_rate(cfg.conv_dtype, device)), flush=True)
     checkpoints, stop, histories = checkpoint_folder(key, cell), stop_on_signals(), {}
@@ -49,16 +50,16 @@ def one_run(params, key, seed, step, real, checkpoints, track, stop):
     cell = params.cells[key]
     cfg, protocol, net = cell.distill, params.protocols[cell.distill.watch_protocol], cell.evaluate.nets[0]
     real, name = part_of(real, cfg, seed, step), run_name(seed, step)
-    syn = SyntheticSet(*initial_set(real, cfg.ipc, name), cfg.learn_labels)
+    syn = SyntheticSet(*initial_set(real, cfg, name), getattr(cfg, "learn_labels", False))
     method = METHODS[cell.method](cfg, syn, name, params.runtime.compile)
-    batches = Batches(len(real.train_x), cfg.real_batch, generator(name, "batches", device=real.train_x.device))
+    batches = batches_for(real, cfg, generator(name, "batches", device=real.train_x.device))
 
     def watch():
-        x, y = syn.snapshot()
+        x, y = rendered(syn.snapshot())
         return evaluate(net, x[None], y[None], real, protocol, name).mean().item()
 
     progress = run(
-        f"{key} seed {name}", method, batches, real, centred_one_hot(real.train_y, real.num_classes), cfg, watch,
+        f"{key} seed {name}", method, batches, cfg, watch,
         checkpoints / f"seed{name}.safetensors", lambda at, metrics: track.log(at, metrics, f"seed{name}/"),
         params.runtime.checkpoint_minutes, stop,
     )  # fmt: skip
@@ -67,10 +68,11 @@ def one_run(params, key, seed, step, real, checkpoints, track, stop):
 
 def save_seed(path, done, real, **meta):
     """Write a seed's set, of all its class steps; its best watched set, where the cell asks for it; and its gallery."""
-    x, y = join([last for last, _ in done])
-    save_set(path, x, y, steps=[progress.step for _, progress in done], **meta)
+    sets = [last for last, _ in done]
+    save_set(path, sets, steps=[progress.step for _, progress in done], **meta)
     if best := [progress.best for _, progress in done if progress.best]:
-        save_set(path.with_name(f"{path.stem}-best.safetensors"), *join([(b["x"], b["y"]) for b in best]), steps=[b["step"] for b in best], **meta)
+        save_set(path.with_name(f"{path.stem}-best.safetensors"), [b["set"] for b in best], steps=[b["step"] for b in best], **meta)
+    x = torch.cat([rendered(one)[0] for one in sets])
     save_gallery(path.with_suffix(".png"), real.preprocess.invert(x.double()), real.num_classes)
 
 

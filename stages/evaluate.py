@@ -7,7 +7,7 @@ import torch
 
 from lib.files import write_json
 from lib.students import evaluate, krr_accuracy
-from lib.synthetic import initial_sets, load_set
+from lib.synthetic import load_set, real_subsets
 
 from .common import DISTILLED, EVALUATED, device_of, main, provenance, real_set, tracker
 
@@ -24,23 +24,28 @@ def stage(params, key):
         del kinds["best_checkpoint"]
     seeds = cell.distill.seeds
     sets = {kind: [load_set(folder / name.format(s), real.shape, real.num_classes, device)[:2] for s in seeds] for kind, name in kinds.items()}
-    sets["real_subset"] = [initial_sets(real, cell.distill, s) for s in seeds]
-    x, y = (torch.stack([pair[i] for group in sets.values() for pair in group]) for i in (0, 1))
+    sets["real_subset"] = [real_subsets(real, cell.distill, s) for s in seeds]
+    stacks = {kind: tuple(torch.stack(tensors) for tensors in zip(*pairs)) for kind, pairs in sets.items()}
     results = {}
     with tracker("evaluate", key, {**asdict(protocol), "dataset": cell.dataset}, prov) as track:
         for net in cfg.nets:
             started = time.monotonic()
-            accuracy = evaluate(net, x, y, real, protocol, seed=0)
-            krr = krr_accuracy(net, x, y, real, seed=0)
             rows = {}
-            for i, kind in enumerate(sets):
-                part = slice(i * len(seeds), (i + 1) * len(seeds))
-                rows[kind] = {"accuracy": accuracy[part].tolist(), "krr": krr[part].tolist()}  # [seed][network], [seed]
-                track.log(0, {f"{net}/{kind}": accuracy[part].mean().item()})
-                mean, std = accuracy[part].mean(), accuracy[part].std(correction=0)
-                print(f"{net:14} {kind:16} {mean:6.2f} % +- {std:.2f}   KRR {krr[part].mean():6.2f} %", flush=True)
+            for group in by_size(stacks):
+                x, y = (torch.cat([stacks[kind][i] for kind in group]) for i in (0, 1))
+                accuracy, krr = evaluate(net, x, y, real, protocol, seed=0), krr_accuracy(net, x, y, real, seed=0)
+                for kind, own, own_krr in zip(group, accuracy.split(len(seeds)), krr.split(len(seeds))):
+                    rows[kind] = {"accuracy": own.tolist(), "krr": own_krr.tolist()}  # [seed][network], [seed]
+                    track.log(0, {f"{net}/{kind}": own.mean().item()})
+                    print(f"{net:14} {kind:16} {own.mean():6.2f} % +- {own.std(correction=0):.2f}   KRR {own_krr.mean():6.2f} %", flush=True)
             results[net] = {**rows, "wall_s": round(time.monotonic() - started, 1)}
     write_json(EVALUATED / cell.suite / f"{key}.json", {"cell": key, "seeds": list(seeds), "nets": results, **prov})
+
+
+def by_size(stacks):
+    """Kinds of sets, in groups of equal size, which are evaluated together: a low-rank set has more images than its memory has pixels for."""
+    sizes = {kind: x.shape[1] for kind, (x, _) in stacks.items()}
+    return [[kind for kind in stacks if sizes[kind] == size] for size in dict.fromkeys(sizes.values())]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from lib.data.real import part_of
 from lib.files import write_json
 from lib.membership import Pool
-from lib.synthetic import initial_labels, initial_sets, load_set
+from lib.synthetic import initial_labels, load_set, real_subsets
 
 from .common import DISTILLED, EVALUATED, device_of, main, provenance, real_set, tracker
 
@@ -21,7 +21,7 @@ def stage(params, key):
     chunks = [part_of(real, cfg, s) for s in cfg.seeds]
     kinds = {  # `initial` is what the released script attacked in place of the distilled set
         "distilled": [load_set(folder / f"seed{s}.safetensors", real.shape, real.num_classes, device)[:2] for s in cfg.seeds],
-        "initial": [initial_sets(real, cfg, s) for s in cfg.seeds],
+        "initial": [real_subsets(real, cfg, s) for s in cfg.seeds],
         "real": [(chunk.train_x, initial_labels(chunk.train_y, real.num_classes)) for chunk in chunks],
     }
     rows = []

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib import augment
-from lib.augment import COLOR, CROP, CUTOUT, FLIP, POLICIES, ROTATE, TRANSLATE, Draw, affine, apply, draw
+from lib.augment.frepo import COLOR, CROP, CUTOUT, FLIP, OPERATIONS, ROTATE, TRANSLATE, Draw, affine, apply, draw
 from lib.rng import generator
 
 
@@ -61,7 +61,7 @@ def draw_of(op, batch, height, students=1, policy="rgb"):
     """The first draw of a seeded sequence in which the wanted operation came up."""
     for seed in range(200):
         gen = generator(seed, "draw")
-        chosen = POLICIES[policy][torch.randint(len(POLICIES[policy]), (students,), generator=generator(seed, "draw"))[0]]
+        chosen = OPERATIONS[policy][torch.randint(len(OPERATIONS[policy]), (students,), generator=generator(seed, "draw"))[0]]
         if chosen == op:
             return draw(policy, (students, batch, height), gen)
     raise AssertionError("operation never drawn")
@@ -108,11 +108,12 @@ def test_colour_follows_its_three_formulas():
 
 
 def test_grey_policy_never_flips_and_students_draw_their_own_operation():
-    assert FLIP not in POLICIES["grey"] and len(POLICIES["grey"]) == 5
+    assert FLIP not in OPERATIONS["grey"] and len(OPERATIONS["grey"]) == 5
     d = draw("rgb", (60, 4, 32), generator(0, "many"))
     used = {bool((d.top_left[s] < 32).any()) for s in range(60)}
     assert used == {True, False}
-    assert draw("none", (2, 3, 8), generator(0, "none")) is None
+    x = torch.randn(2, 3, 1, 8, 8)
+    assert augment.augmented("none", x, generator(0, "none"), generator(0, "host")) is x
 
 
 def test_operations_are_uniform():
@@ -124,5 +125,5 @@ def test_operations_are_uniform():
 
 def test_same_draw_hits_two_batches_alike():
     x = torch.randn(1, 3, 3, 8, 8, generator=generator(0, "x"))
-    d = augment.draw("rgb", (1, 3, 8), generator(1, "draw"))
+    d = draw("rgb", (1, 3, 8), generator(1, "draw"))
     assert torch.equal(apply(x, d), apply(x.clone(), d))

@@ -12,7 +12,7 @@ from lib.params import load_params
 from lib.rng import generator
 from lib.schema import Protocol
 from lib.students import Students, evaluate
-from lib.synthetic import initial_set, initial_sets
+from lib.synthetic import initial_set, real_subsets
 
 PROTOCOL = Protocol(num_nets=2, steps=60, lr=3e-3, warmup=0, lr_final=1.0, batch=64, shuffle=True, augment="none")
 CFG = replace(load_params().cells["digits-frepo-digits-ipc1-steps5"].distill, class_steps=2, seeds=(0, 1))
@@ -51,7 +51,7 @@ def test_a_step_sees_its_classes_alone_and_a_chunk_its_images():
             part = part_of(real, CFG, seed, step)
             assert set(part.train_y.tolist()) == set(part.test_y.tolist()) == set(group) and part.classes == group
             assert torch.equal(part.train_x, real.train_x[torch.isin(real.train_y, torch.tensor(group))]) and part.num_classes == 6
-            x, y = initial_set(part, 3, seed)
+            x, y = initial_set(part, replace(CFG, ipc=3), seed)
             assert y.argmax(1).tolist() == [c for c in group for _ in range(3)] and y.shape == (9, 6)
             seen += group
         assert sorted(seen) == list(range(6))
@@ -61,10 +61,10 @@ def test_a_step_sees_its_classes_alone_and_a_chunk_its_images():
 
 def test_the_starts_of_all_steps_are_the_cells_start():
     real = patterns()
-    x, y = initial_sets(real, replace(CFG, ipc=2), 1)
+    x, y = real_subsets(real, replace(CFG, ipc=2), 1)
     assert y.argmax(1).tolist() == [c for group in class_groups(6, 2, 1) for c in group for _ in range(2)]
-    whole = initial_sets(real, replace(CFG, class_steps=1), 1)
-    assert all(torch.equal(a, b) for a, b in zip(whole, initial_set(real, CFG.ipc, 1)))
+    whole = real_subsets(real, replace(CFG, class_steps=1), 1)
+    assert all(torch.equal(a, b) for a, b in zip(whole, initial_set(real, CFG, 1)))
 
 
 def test_herding_follows_the_mean_greedily():
@@ -87,7 +87,7 @@ def test_herded_memory_has_the_distilled_ones_shape_and_real_images():
 def test_after_each_step_the_accuracy_is_that_of_networks_on_the_memory_so_far():
     real = patterns()
     cfg = replace(CFG, ipc=4)
-    x, y = (torch.stack(tensors) for tensors in zip(*(initial_sets(real, cfg, s) for s in (0, 1))))
+    x, y = (torch.stack(tensors) for tensors in zip(*(real_subsets(real, cfg, s) for s in (0, 1))))
     table = accuracies("conv2-w8", x, y, real, cfg, (0, 1), PROTOCOL, seed=0)
     assert table.shape == (2, 2, 2, 2) and table[:, :, 0, 1].isnan().all()
     for t in range(2):
@@ -110,7 +110,7 @@ def test_curve_and_forgetting_of_a_worked_example():
 def test_the_whole_memory_at_the_last_step_is_an_ordinary_evaluation():
     real = patterns()
     cfg = replace(CFG, ipc=4)
-    x, y = (t[None] for t in initial_sets(real, cfg, 0))
+    x, y = (t[None] for t in real_subsets(real, cfg, 0))
     table = accuracies("conv2-w8", x, y, real, cfg, (0,), PROTOCOL, seed="a")
     whole = evaluate("conv2-w8", x, y, real, PROTOCOL, "a.1")
     assert torch.allclose(curve(table, torch.tensor([120, 120]))[0, :, -1], whole[0], atol=1e-3)

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from lib.data import readers, sources
 from lib.data.prepare import prepare
-from lib.data.real import Batches, load_arrays, load_real
+from lib.data.real import Batches, ClassBatches, load_arrays, load_real
 from lib.data.sources import Archive, download, gunzip, locate, members, verify
 from lib.files import FileError, read_json
 from lib.params import load_params
@@ -197,6 +198,23 @@ def test_cifar_records(tmp_path):
     assert all((x == images[i].transpose(1, 2, 0)).all() for i, (x, _) in enumerate(got))
 
 
+def test_svhn_layout(tmp_path):
+    """MATLAB files of columns-last images, in which the digit 0 has the label 10."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (7, 32, 32, 3), np.uint8), np.array([1, 10, 9, 2, 10, 5, 3], np.uint8)
+    for i, name in enumerate(("train_32x32.mat", "test_32x32.mat")):
+        savemat(tmp_path / name, {"X": x[i * 4 : i * 4 + 4].transpose(1, 2, 3, 0), "y": y[i * 4 : i * 4 + 4, None]})
+    files = [tmp_path / "train_32x32.mat", tmp_path / "test_32x32.mat"]
+    got = [pair for split in ("train", "test") for pair in readers.read("svhn", files, False, split, 32)]
+    assert all(np.array_equal(image, own) for (image, _), own in zip(got, x)) and [label for _, label in got] == [1, 0, 9, 2, 0, 5, 3]
+    savemat(files[0], {"Z": x})
+    for damage in (None, b"MATLAB 5.0 MAT-file" + bytes(200)):
+        if damage:
+            files[0].write_bytes(damage)
+        with pytest.raises(FileError, match="train_32x32.mat: not a MATLAB file of X and y"):
+            list(readers.read("svhn", files, False, "train", 32))
+
+
 def test_tiny_imagenet_layout(tmp_path):
     root, files = "tiny-imagenet-200", []
     files.append((f"{root}/wnids.txt", b"n02\nn01\n"))
@@ -344,14 +362,28 @@ def test_real_set_is_standardised_with_the_training_sets_constants(tmp_path):
 
 
 def test_batches_see_every_image_once_per_epoch_and_resume_bit_for_bit():
-    batches = Batches(10, 4, generator(0, "b"))
-    drawn = torch.cat([batches.next() for _ in range(5)])
+    batches = Batches((torch.arange(10), torch.arange(10) * 2), 4, generator(0, "b"))
+    drawn, doubled = (torch.cat(column) for column in zip(*(batches.next() for _ in range(5))))
+    assert torch.equal(drawn * 2, doubled)
     assert sorted(drawn[:10].tolist()) == list(range(10)) == sorted(drawn[10:].tolist())
     state = batches.state_dict()
-    after = [batches.next() for _ in range(5)]
-    again = Batches(10, 4, generator(99, "other"))
+    after = [batches.next()[0] for _ in range(5)]
+    again = Batches(batches.tensors, 4, generator(99, "other"))
     again.load_state_dict(state)
-    assert all(torch.equal(a, again.next()) for a in after)
+    assert all(torch.equal(a, again.next()[0]) for a in after)
+
+
+def test_class_batches_hold_distinct_images_of_each_class_and_resume_bit_for_bit():
+    y = torch.tensor([3] * 5 + [0] * 9 + [7] * 6)
+    batches = ClassBatches(torch.arange(20.0), y, [0, 3, 7], 5, generator(0, "b"))
+    for _ in range(10):
+        x, chosen = batches.next()
+        assert x is batches.x and torch.equal(y[chosen], torch.tensor([0, 3, 7])[:, None].expand(3, 5))
+        assert all(len(set(row)) == 5 for row in chosen.tolist())
+    state, after = batches.state_dict(), batches.next()[1]
+    again = ClassBatches(torch.arange(20.0), y, [0, 3, 7], 5, generator(1, "b"))
+    again.load_state_dict(state)
+    assert torch.equal(after, again.next()[1])
 
 
 @pytest.mark.parametrize("name, words", [("train_x.npy", "arrays are damaged"), ("manifest.json", "not valid JSON")])

@@ -8,15 +8,14 @@ import torch
 
 import lib.loop
 from lib.data.preprocess import fit
-from lib.data.real import Batches, load_arrays, load_real
+from lib.data.real import batches_for, load_arrays, load_real
 from lib.files import FileError, load_state, save_state
-from lib.krr import centred_one_hot
 from lib.loop import NonFiniteLoss, Stopped, run, watch_steps
 from lib.methods.frepo import FRePo
 from lib.params import load_params
 from lib.rng import generator
 from lib.students import evaluate
-from lib.synthetic import SyntheticSet, initial_set
+from lib.synthetic import SyntheticSet, initial_set, rendered
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ class Interrupted(Exception):
 
 def start(real, checkpoint, cfg=CFG, stop_after=None, minutes=0.0, watch=None, poison=None, stop=None):
     """Run the loop on digits; `stop_after` and `poison` are steps at which it is killed, or its loss spoiled."""
-    syn = SyntheticSet(*initial_set(real, cfg.ipc, 0), cfg.learn_labels)
+    syn = SyntheticSet(*initial_set(real, cfg, 0), cfg.learn_labels)
     method = FRePo(cfg, syn, 0)
     step = method.step
 
@@ -47,10 +46,8 @@ def start(real, checkpoint, cfg=CFG, stop_after=None, minutes=0.0, watch=None, p
         return metrics | ({"loss": torch.tensor(float("nan"))} if i == poison else {})
 
     method.step = watched
-    batches = Batches(len(real.train_x), cfg.real_batch, generator(0, "batches"))
-    logged = []
-    targets = centred_one_hot(real.train_y, 10)
-    progress = run("cell", method, batches, real, targets, cfg, watch or (lambda: float(syn.x.detach().std())), checkpoint,
+    batches, logged = batches_for(real, cfg, generator(0, "batches")), []
+    progress = run("cell", method, batches, cfg, watch or (lambda: float(syn.x.detach().std())), checkpoint,
                    lambda step, metrics: logged.append((step, metrics)), minutes, stop)  # fmt: skip
     return progress, syn, logged
 
@@ -88,7 +85,7 @@ def test_the_best_set_is_kept_only_when_it_is_asked_for(real, tmp_path):
     scores = iter([50.0, 70.0, 60.0, 65.0, 69.0])
     progress, syn, _ = start(real, tmp_path / "a", replace(CFG, select="best_test"), watch=lambda: next(scores))
     assert progress.best["step"] == 10 and progress.best["accuracy"] == 70.0
-    assert not torch.equal(progress.best["x"], syn.x), "the last step's set is another one"
+    assert not torch.equal(progress.best["set"]["x"], syn.x), "the last step's set is another one"
     assert start(real, tmp_path / "b")[0].best is None
 
 
@@ -140,13 +137,13 @@ def test_state_survives_the_file_with_keys_and_nesting(tmp_path):
 def subset_and_learned_accuracy(real, syn):
     """Mean test accuracy of the digits protocol on the set a run started from, and on the one it learned."""
     protocol = load_params().protocols["digits"]
-    return [evaluate("conv2-w32", x[None], y[None], real, protocol, seed=0).mean().item() for x, y in (initial_set(real, CFG.ipc, 0), syn.snapshot())]
+    return [evaluate("conv2-w32", x[None], y[None], real, protocol, seed=0).mean().item() for x, y in (initial_set(real, CFG, 0), rendered(syn.snapshot()))]
 
 
 def test_without_a_learning_rate_the_set_stays_the_real_subset_and_is_judged_alike(real, tmp_path):
     _, syn, _ = start(real, tmp_path / "a", replace(CFG, outer_lr=0.0))
     subset, learned = subset_and_learned_accuracy(real, syn)
-    assert torch.equal(syn.x, initial_set(real, CFG.ipc, 0)[0]) and subset == learned
+    assert torch.equal(syn.x, initial_set(real, CFG, 0)[0]) and subset == learned
 
 
 def test_a_short_run_on_digits_beats_the_real_subset(real, tmp_path):

@@ -17,6 +17,7 @@ KEY = "digits-frepo-digits-ipc1"
 ISA = "digits-isa-digits-ipc1"
 CONTINUAL = "digits-frepo-digits-ipc1-steps5"
 MEMBERSHIP = "digits-frepo-digits-ipc10-chunk500"
+DM, LODM = "digits-dm-digits-ipc1", "digits-dm-digits-ipc1-rank2"
 
 
 def errors_of(tmp_path, change):
@@ -82,13 +83,13 @@ BAD = [
     (set_in(*DISTILL, "ipc", "ten"), ["distill.ipc", "'ten'", "an integer"]),
     (set_in(*DISTILL, "ipc", 0), ["distill.ipc", "0", "at least 1"]),
     (set_in(*DISTILL, "ipc", True), ["distill.ipc", "True", "an integer"]),
-    (set_in(*DISTILL, "ipc", 129), ["distill.ipc", "129", "at most 128"]),
+    (set_in(*DISTILL, "ipc", 129), ["distill.ipc", "takes 129 real images", "smallest has 128"]),
     (set_in(*DISTILL, "ipc", 26), ["distill.ipc", "260 images", "256"]),
     (set_in(*DISTILL, "outer_lr", "3e-4"), ["distill.outer_lr", "'3e-4'", "3.0e-4"]),
     (set_in(*DISTILL, "outer_lr", -1.0), ["distill.outer_lr", "-1.0", "above 0"]),
     (set_in(*DISTILL, "pool_sise", 3), ["distill.pool_sise", "did you mean pool_size"]),
     (remove(*DISTILL, "net"), ["distill.net: missing"]),
-    (set_in(*DISTILL, "net", "convnet3"), ["distill.net", "'convnet3'", "conv3-batch"]),
+    (set_in(*DISTILL, "net", "convnets3"), ["distill.net", "'convnets3'", "conv3-batch"]),
     (set_in(*DISTILL, "net", "vgg11"), ["distill.net", "does not fit images of 8x8"]),
     (set_in(*DISTILL, "seeds", []), ["distill.seeds", "distinct integers"]),
     (set_in(*DISTILL, "seeds", [1, 1]), ["distill.seeds", "[1, 1]", "distinct integers"]),
@@ -116,7 +117,20 @@ BAD = [
     (set_in("cells", ISA, "distill", "topk", 0.005), ["distill.topk", "0.005", "at least 2 of the 256 images"]),
     (set_in("cells", ISA, "distill", "epsilon", float("inf")), ["distill.epsilon", "inf", "finite"]),
     (set_in("cells", ISA, "baseline", "frepo"), [f"cells.{ISA}.baseline", "'frepo'", KEY]),
-    (set_in("cells", KEY, "evaluate", "nets", ["mlp-batch"]), ["evaluate.nets", "'mlp-batch'", "not lenet and mlp"]),
+    (set_in("cells", KEY, "evaluate", "nets", ["mlp-batch"]), ["evaluate.nets", "'mlp-batch'", "not lenet and lenet_dc and mlp and mlp_dc"]),
+    (set_in("cells", KEY, "evaluate", "nets", ["conv2-batch-max"]), ["evaluate.nets", "'conv2-batch-max'", "convnetDEPTH also takes"]),
+    (set_in("cells", KEY, "evaluate", "protocol", "dc-300"), ["evaluate.protocol", "'dc-300'", "centred labels need a protocol of squared_error"]),
+    (set_in("cells", DM, "distill", "watch_protocol", "digits"), ["watch_protocol", "'digits'", "one_hot labels need a protocol of cross_entropy"]),
+    (set_in("cells", DM, "distill", "real_batch", 200), ["distill.real_batch", "200", "at most 128, digits's smallest class"]),
+    (set_in("cells", DM, "distill", "init", "svd"), ["distill.init", "'svd'", "is for a rank alone"]),
+    (set_in("cells", DM, "distill", "images", 3), ["distill.images", "3", "is for a rank alone"]),
+    (set_in("cells", DM, "distill", "augment", "rgb"), ["distill.augment", "'rgb'", "none, dsa, dsa-noflip"]),
+    (set_in("cells", LODM, "distill", "rank", 9), ["distill.rank", "9", "at most 8"]),
+    (set_in("cells", LODM, "distill", "rank", 5), ["distill.rank", "5", "leaves no image"]),
+    (set_in("cells", LODM, "distill", "init", "real"), ["distill.init", "'real'", "starts from noise or from svd"]),
+    (set_in("protocols", "dc-300", "steps", 100), ["protocols.dc-300", "optimizer sgd takes epochs", "no steps"]),
+    (set_in("protocols", "digits", "epochs", 10), ["protocols.digits", "optimizer adam takes steps", "no epochs"]),
+    (set_in("protocols", "dc-300", "warmup", 10), ["protocols.dc-300", "belong to optimizer adam"]),
     (set_in("continual", CONTINUAL, "herding", "none"), [f"continual.{CONTINUAL}.herding", "'none'", "one of protocols"]),
     (set_in("continual", CONTINUAL, "suite", "frepo"), [f"continual.{CONTINUAL}.suite", "'frepo'", "must be digits"]),
     (set_in("continual", KEY, SHIPPED["continual"][CONTINUAL]), [f"continual.{KEY}", "class_steps must be above 1"]),
@@ -162,11 +176,11 @@ def test_files_that_are_not_parameters(tmp_path, text, word):
     "change, words",
     [
         ({"ipc": 1, "chunk": 10}, None),
-        ({"ipc": 6, "chunk": 10}, ["distill.ipc: found 6", "at most 5", "seed 0"]),
-        ({"ipc": 1, "chunk": 10, "seeds": (0, 1, 2)}, ["distill.ipc: found 1", "at most 0", "seed 2"]),
+        ({"ipc": 6, "chunk": 10}, ["distill.ipc: found 6", "seed 0 sees has 5"]),
+        ({"ipc": 1, "chunk": 10, "seeds": (0, 1, 2)}, ["distill.ipc: found 1", "seed 2 sees has 0"]),
         ({"class_steps": 3}, ["distill.class_steps: found 3", "divide the 2 classes"]),
         ({"ipc": 200}, ["distill.ipc: found 200", "400 images", "256"]),
-        ({"ipc": 200, "class_steps": 2}, ["distill.ipc: found 200", "at most 15"]),
+        ({"ipc": 200, "class_steps": 2}, ["distill.ipc: found 200", "sees has 15"]),
     ],
 )
 def test_what_only_the_data_show_is_refused_before_any_compute(change, words):

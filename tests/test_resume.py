@@ -24,10 +24,10 @@ def one_cell(params):
 
 @pytest.fixture(scope="module")
 def pipeline(project, tmp_path_factory):
-    """The suite of one cell, run once from a clean copy -> (folder, output of that run)."""
+    """The suite of one cell, distilled once from a clean copy -> (folder, output of that run)."""
     folder = clone(project, tmp_path_factory.mktemp("resume") / "clone")
     edit(folder, one_cell)
-    output = dvc(folder, "repro", "report@digits")
+    output = dvc(folder, "repro", f"distill@{CELL}")
     subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
     commit(folder)
     return folder, output

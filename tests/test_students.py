@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib import augment
+from lib.augment import augmented
+from lib.augment import frepo as augment
 from lib.data.preprocess import Preprocess
 from lib.data.real import RealSet
 from lib.krr import krr_predict
@@ -52,6 +53,36 @@ def test_students_together_equal_one_by_one_over_50_steps(net, shuffle):
         state = alone.state_dict()
         for name, stacked in {**students.params, **students.buffers}.items():
             assert torch.allclose(stacked[s], state[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("policy", ["none", "dsa"])
+def test_dcs_protocol_equals_a_plain_loop(policy):
+    """Whole epochs with a smaller last batch, momentum and decay, a tenth of the rate after half of the passes with fresh momentum."""
+    protocol = Protocol(num_nets=2, lr=0.1, batch=8, augment=policy, optimizer="sgd", loss="cross_entropy", epochs=9)
+    set_of, seed, x = [0, 1], 5, sets()[0]
+    labels = torch.arange(10).repeat_interleave(2)
+    y = torch.nn.functional.one_hot(labels, 10).double().expand(2, -1, -1)
+    students = Students("convnet2-w4-instance", (3, 8, 8), 10, set_of, seed, "cpu", torch.float64).train(x, y, protocol)
+    for s in set_of:
+        alone = build("convnet2-w4-instance", (3, 8, 8), 10).double().reset(generator(seed, "student", s))
+        draws, host, passes = generator(seed, "students"), generator(seed, "students", "families"), 0
+        for index in range(9):
+            if index in (0, 6):  # E = 8: the pass of index 8 // 2 + 1 = 5 is the last at the full rate
+                sgd = torch.optim.SGD(alone.parameters(), 0.1 if index == 0 else 0.01, momentum=0.9, weight_decay=5e-4)
+            for chosen in torch.rand(2, 20, generator=draws).argsort(1).split(8, 1):
+                images = augmented(policy, torch.stack([x[m, chosen[m]] for m in (0, 1)]), draws, host)[s]
+                sgd.zero_grad()
+                torch.nn.functional.cross_entropy(alone(images), labels[chosen[s]]).backward()
+                sgd.step()
+            passes += 1
+        assert passes == protocol.epochs
+        for name, p in alone.named_parameters():
+            assert torch.allclose(students.params[name][s], p, atol=1e-9), name
+
+
+def test_the_rate_of_dcs_protocol_drops_after_pass_501_of_1001():
+    protocol = Protocol(num_nets=1, lr=0.01, batch=256, augment="none", optimizer="sgd", loss="cross_entropy", epochs=1001)
+    assert [learning_rate(protocol, 2 * index, per_epoch=2) for index in (0, 501, 502, 1000)] == [0.01, 0.01, 0.001, 0.001]
 
 
 def test_one_at_a_time_equals_together(monkeypatch):

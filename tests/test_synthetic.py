@@ -17,7 +17,7 @@ def test_real_start_is_class_major_distinct_and_seeded():
     assert len(set(chosen.tolist())) == 50
     assert torch.equal(chosen, sample_real(labels, range(10), 5, generator(1, "init")))
     assert not torch.equal(chosen, sample_real(labels, range(10), 5, generator(2, "init")))
-    with pytest.raises(ValueError, match="fewer than ipc = 400"):
+    with pytest.raises(ValueError, match="fewer than the 400 asked for"):
         sample_real(labels, range(10), 400, generator(1, "init"))
 
 
@@ -28,9 +28,18 @@ def test_only_learned_labels_take_a_gradient():
 
 def test_saved_set_is_the_same_and_carries_its_provenance(tmp_path):
     x, y = torch.randn(10, *SHAPE), initial_labels(torch.arange(10), 10)
-    save_set(tmp_path / "s.safetensors", x, y, cell="c", seed=3)
+    save_set(tmp_path / "s.safetensors", [{"x": x, "y": y}], cell="c", seed=3)
     got_x, got_y, meta = load_set(tmp_path / "s.safetensors", SHAPE, 10)
     assert torch.equal(x, got_x) and torch.equal(y, got_y) and meta == {"cell": "c", "seed": 3}
+
+
+def test_low_rank_set_stores_its_factors_and_loads_as_images(tmp_path):
+    factors = torch.randn(10, 1, 8, 2), torch.randn(10, 1, 2, 8)
+    syn = SyntheticSet(factors, initial_labels(torch.arange(10), 10, "one_hot"))
+    save_set(tmp_path / "s.safetensors", [syn.snapshot()])
+    x, y, _ = load_set(tmp_path / "s.safetensors", SHAPE, 10)
+    assert set(load_tensors(tmp_path / "s.safetensors")[0]) == {"a", "b", "y"}
+    assert torch.equal(x, factors[0] @ factors[1]) and torch.equal(y, torch.eye(10))
 
 
 GOOD = {"x": torch.zeros(10, *SHAPE), "y": torch.zeros(10, 10)}
@@ -39,6 +48,7 @@ BAD = [
     (GOOD | {"x": torch.zeros(10, 3, 8, 8)}, r"x \(10, 3, 8, 8\).* needs x \(N, 1, 8, 8\)"),
     (GOOD | {"y": torch.zeros(10, 100)}, r"y \(10, 100\)"),
     (GOOD | {"y": torch.zeros(9, 10)}, r"y \(9, 10\)"),
+    ({"a": torch.zeros(10, 1, 8, 2), "b": torch.zeros(10, 1, 3, 8), "y": GOOD["y"]}, "have no product"),
     (GOOD | {"x": torch.full((10, *SHAPE), float("nan"))}, "not finite"),
 ]
 

@@ -51,6 +51,19 @@ def idx(files, packed, split, resolution):
     yield from zip(x, map(int, y))
 
 
+def svhn(files, packed, split, resolution):
+    """Street View House Numbers, cropped: MATLAB files of X (32, 32, 3, n) and y (n, 1), in which 10 stands for the digit 0."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    path = files[0 if split == "train" else 1]
+    try:
+        arrays = loadmat(path, variable_names=("X", "y"))
+        yield from zip(np.ascontiguousarray(arrays["X"].transpose(3, 0, 1, 2)), (int(label) % 10 for label in arrays["y"].flatten()))
+    except (MatReadError, KeyError, ValueError, TypeError) as error:
+        raise FileError(f"{path}: not a MATLAB file of X and y ({error})") from None
+
+
 def cifar(files, packed, split, resolution, label_bytes=1):
     """CIFAR's binary records: label byte(s), the last of them the fine one, then the R, G and B planes."""
     if packed:
@@ -133,6 +146,7 @@ READERS = {
     "digits": digits,
     "mnist": idx,
     "fashion_mnist": idx,
+    "svhn": svhn,
     "cifar10": cifar,
     "cifar100": lambda *args: cifar(*args, label_bytes=2),
     "tiny_imagenet": tiny_imagenet,
@@ -150,7 +164,7 @@ def read(source, files, packed, split, resolution):
 
 def class_names(source, files):
     """Names by label where the files or the papers give them, else None."""
-    if source in ("mnist", "digits"):
+    if source in ("mnist", "digits", "svhn"):
         return [str(d) for d in range(10)]
     if source == "fashion_mnist":
         return list(FASHION)

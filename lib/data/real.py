@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..files import FileError, read_json
+from ..krr import centred_one_hot
 from ..rng import restore
 from .preprocess import Preprocess
 
@@ -89,18 +90,18 @@ def load_real(folder, preprocess_path, device):
 
 
 class Batches:
-    """Endless batches of indices: one random permutation of the set after another, batches may straddle two of them."""
+    """Endless batches of rows of `tensors`: one random permutation after another, batches may straddle two of them."""
 
-    def __init__(self, n, batch, generator):
-        self.n, self.batch, self.generator = n, batch, generator
+    def __init__(self, tensors, batch, generator):
+        self.tensors, self.batch, self.generator = tensors, batch, generator
         self.left = torch.empty(0, dtype=torch.long, device=generator.device)
 
     def next(self):
         while len(self.left) < self.batch:
-            order = torch.randperm(self.n, generator=self.generator, device=self.generator.device)
+            order = torch.randperm(len(self.tensors[0]), generator=self.generator, device=self.generator.device)
             self.left = torch.cat([self.left, order])
         indices, self.left = self.left[: self.batch], self.left[self.batch :]
-        return indices
+        return tuple(t[indices] for t in self.tensors)
 
     def state_dict(self):
         return {"left": self.left, "rng": self.generator.get_state()}
@@ -108,3 +109,30 @@ class Batches:
     def load_state_dict(self, state):
         self.left = state["left"]
         restore(self.generator, state["rng"])
+
+
+class ClassBatches:
+    """Endless batches of `batch` distinct random images of each class: the images x (n, K, H, W) and the chosen (C, batch) of them."""
+
+    def __init__(self, x, y, classes, batch, generator):
+        self.x, self.batch, self.generator = x, batch, generator
+        members = [(y == c).nonzero().flatten() for c in classes]
+        self.members = torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=-1)
+
+    def next(self):
+        order = torch.rand(self.members.shape, generator=self.generator, device=self.generator.device)
+        order[self.members < 0] = 2  # never among the first: every class has at least `batch` images
+        return self.x, self.members.gather(1, order.topk(self.batch, dim=1, largest=False).indices)
+
+    def state_dict(self):
+        return {"rng": self.generator.get_state()}
+
+    def load_state_dict(self, state):
+        restore(self.generator, state["rng"])
+
+
+def batches_for(real, cfg, generator):
+    """The real batches that a cell's method (cfg: schema.Distill) takes at each step."""
+    if cfg.by_class:
+        return ClassBatches(real.train_x, real.train_y, real.classes, cfg.real_batch, generator)
+    return Batches((real.train_x, centred_one_hot(real.train_y, real.num_classes)), cfg.real_batch, generator)

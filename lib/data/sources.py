@@ -51,12 +51,18 @@ FASHION_MNIST = _idx(
     ("t10k-labels-idx1-ubyte.gz", 5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
 )
 _KRIZ, _FASTAI = "https://www.cs.toronto.edu/~kriz", "https://s3.amazonaws.com/fast-ai-imageclas"
+_HOUSES = "http://ufldl.stanford.edu/housenumbers"
 _IMAGENET = "http://www.image-net.org/data/downsample"
 ARCHIVES = {
     "mnist": MNIST,
     "fashion_mnist": FASHION_MNIST,
     "cifar10": _idx(_KRIZ, ("cifar-10-binary.tar.gz", 170052171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd")),
     "cifar100": _idx(_KRIZ, ("cifar-100-binary.tar.gz", 168513733, "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec")),
+    "svhn": _idx(
+        _HOUSES,
+        ("train_32x32.mat", 182040794, "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
+        ("test_32x32.mat", 64275384, "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b"),
+    ),
     "imagenette": _idx(_FASTAI, ("imagenette2-160.tgz", 99003388, "64d0c4859f35a461889e0147755a999a48b49bf38a7e0f9bd27003f10db02fe5")),
     "imagewoof": (  # fastai's own record: the size, and the md5 of the first MiB
         Archive("imagewoof2-160.tgz", f"{_FASTAI}/imagewoof2-160.tgz", 92612825, "md5-first-MiB:3559b194123981a540b87132dbda412f"),

@@ -1,6 +1,9 @@
 """The methods, by the name that a cell gives them. A method is built from (cfg, syn, seed) and has `step` and a state."""
 
+from .dc import DC
+from .dm import DM
+from .dsa import DSA
 from .frepo import FRePo
 from .isa import ISA
 
-METHODS = {"frepo": FRePo, "isa": ISA}
+METHODS = {"frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM}

@@ -11,6 +11,7 @@ from math import cos, pi
 import torch
 
 from ..krr import krr_predict, squared_error
+from ..lowrank import images_per_class
 from ..networks import build
 from ..passes import forward_flops, images_per_pass
 from ..rng import generator, restore
@@ -77,12 +78,12 @@ class FRePo:
         from timm.optim import Lamb  # optax's LAMB with these switches; imported here because timm takes seconds
 
         self.cfg, self.syn = cfg, syn
-        device = syn.x.device
+        device = syn.y.device
         self.weights_rng = generator(seed, "pool", "weights", device=device)
         self.pool_rng = generator(seed, "pool", "member")
         self.batch_rng = generator(seed, "pool", "batch", device=device)
         self.pool = [self._member(cfg.reset_after // cfg.pool_size * i) for i in range(cfg.pool_size)]
-        learned = [t for t in (syn.x, syn.y) if t.requires_grad]
+        learned = [t for t in (*syn.images, syn.y) if t.requires_grad]
         # Without weight decay, clipping or a limit on the trust ratio: |update| = lr * |tensor| for each tensor.
         self.optimizer = Lamb(learned, cfg.outer_lr, weight_decay=0.0, max_grad_norm=None, always_adapt=True)
         self._run = self._pass if compiled == "none" else torch.compile(self._pass, mode=compiled)
@@ -93,14 +94,15 @@ class FRePo:
         return Member(net.reset(self.weights_rng), self.cfg.online_lr, counter)
 
     @staticmethod
-    def step_flops(cfg, shape, n):
-        """Work of one iteration on n images: target forward; support forward and backward to the input; the online step."""
+    def step_flops(cfg, shape, classes):
+        """Work of one iteration: target forward; support forward and backward to the input; the online step."""
+        n = classes * images_per_class(cfg, shape)
         return forward_flops(cfg.net, shape) * (cfg.real_batch + 2 * n * (2 if cfg.flip else 1) + 3 * min(n, cfg.online_batch))
 
     def autocast(self):
         if self.cfg.conv_dtype == "float32":
             return nullcontext()
-        return torch.autocast(self.syn.x.device.type, dtype=getattr(torch, self.cfg.conv_dtype))
+        return torch.autocast(self.syn.y.device.type, dtype=getattr(torch, self.cfg.conv_dtype))
 
     def _pass(self, net, x, head):
         """A network's logits (with its head) or features on images x, convolutions in the cell's precision."""

@@ -38,16 +38,16 @@ def vgg11(in_shape, num_classes, norm):
     return _stack(VGG11, in_shape, num_classes, norm)
 
 
-def mlp(in_shape, num_classes, norm):
+def mlp(in_shape, num_classes, norm, gain=1.0):
     """Two hidden layers of 128; without norm only."""
     layers, width = [nn.Flatten()], in_shape[0] * in_shape[1] * in_shape[2]
     for out in (128, 128):
         layers += [nn.Linear(width, out), nn.ReLU()]
         width = out
-    return Network(nn.Sequential(*layers), in_shape, num_classes)
+    return Network(nn.Sequential(*layers), in_shape, num_classes, gain)
 
 
-def lenet(in_shape, num_classes, norm):
+def lenet(in_shape, num_classes, norm, gain=1.0):
     """LeNet-5 with ReLU and maximum pooling; images of 12 pixels or more; without norm only."""
     convolutions = nn.Sequential(
         nn.Conv2d(in_shape[0], 6, 5, padding=2 if in_shape[0] == 1 else 0), nn.ReLU(), nn.MaxPool2d(2),
@@ -55,4 +55,4 @@ def lenet(in_shape, num_classes, norm):
     )  # fmt: skip
     with torch.no_grad():
         width = convolutions(torch.zeros(1, *in_shape)).shape[1]
-    return Network(nn.Sequential(convolutions, nn.Linear(width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()), in_shape, num_classes)
+    return Network(nn.Sequential(convolutions, nn.Linear(width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()), in_shape, num_classes, gain)

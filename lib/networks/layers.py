@@ -3,6 +3,8 @@
 Source: reference sheet of FRePo, section 6. Every random weight is drawn from an explicit generator.
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,11 +17,12 @@ class BatchNorm(nn.Module):
 
     (PyTorch's own layer would store the unbiased variance and name the same momentum 0.9.)
     Starts at running mean 0 and variance 1, so that an untrained network's norm is close to the identity.
+    keep 0.9 and unbiased True give PyTorch's bookkeeping.
     """
 
-    def __init__(self, channels, eps=1e-5, keep=0.1):
+    def __init__(self, channels, eps=1e-5, keep=0.1, unbiased=False):
         super().__init__()
-        self.eps, self.keep = eps, keep
+        self.eps, self.keep, self.correction = eps, keep, int(unbiased)
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -29,7 +32,7 @@ class BatchNorm(nn.Module):
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         with torch.no_grad():
-            var, mean = torch.var_mean(x.to(self.running_var.dtype), (0, 2, 3), correction=0)
+            var, mean = torch.var_mean(x.to(self.running_var.dtype), (0, 2, 3), correction=self.correction)
             self.running_mean.mul_(self.keep).add_(mean, alpha=1 - self.keep)
             self.running_var.mul_(self.keep).add_(var, alpha=1 - self.keep)
         return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
@@ -37,6 +40,23 @@ class BatchNorm(nn.Module):
     def reset(self, generator):
         for tensor, value in ((self.weight, 1), (self.bias, 0), (self.running_mean, 0), (self.running_var, 1)):
             tensor.detach().fill_(value)
+
+
+class AveragePool(nn.Module):
+    """Average pooling by 2. On a CPU two rows at a time go through one matrix product: where channels come first, the layout that a
+    norm over positions wants, the library's kernel is several times slower, forward and backward."""
+
+    def forward(self, x):
+        height, width = x.shape[-2:]
+        if x.device.type != "cpu" or height % 2 or width % 2:
+            return F.avg_pool2d(x, 2)
+        return (x.reshape(*x.shape[:-2], height // 2, 2 * width) @ _pairs(width, x.dtype)).view(*x.shape[:-2], height // 2, width // 2)
+
+
+@cache
+def _pairs(width, dtype):
+    """(2 width, width / 2): from two rows, one after the other, to the means of squares of four."""
+    return torch.eye(width // 2, dtype=dtype).repeat_interleave(2, 0).repeat(2, 1) / 4
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -66,7 +86,8 @@ def truncated_normal_(tensor, std, generator):
 def reset_parameters(net, generator, gain=1.0, bias_std=0.0):
     """Draw a network's weights anew, in module order: variance gain / fan_in, biases N(0, bias_std^2).
 
-    gain 1 is LeCun's law, 2 is Kaiming's. Norms return to scale 1, bias 0 and untouched statistics.
+    gain 1 is LeCun's law, 2 is Kaiming's; gain None is PyTorch's default: weights and biases uniform on +-1 / sqrt(fan_in).
+    Norms return to scale 1, bias 0 and untouched statistics.
     """
     for module in net.modules():
         if isinstance(module, BatchNorm):
@@ -75,6 +96,10 @@ def reset_parameters(net, generator, gain=1.0, bias_std=0.0):
             module.reset_parameters()
         elif isinstance(module, (nn.Conv2d, nn.Linear)):
             fan_in = module.weight[0].numel()
+            if gain is None:
+                for tensor in (t for t in (module.weight, module.bias) if t is not None):
+                    tensor.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+                continue
             truncated_normal_(module.weight, (gain / fan_in) ** 0.5, generator)
             if module.bias is not None:
                 if bias_std:
@@ -84,11 +109,14 @@ def reset_parameters(net, generator, gain=1.0, bias_std=0.0):
 
 
 class Network(nn.Module):
-    """A feature extractor with a linear head. `features(x)`: (B, K, H, W) -> (B, F); forward -> (B, C) logits."""
+    """A feature extractor with a linear head. `features(x)`: (B, K, H, W) -> (B, F); forward -> (B, C) logits.
 
-    def __init__(self, body, in_shape, num_classes, gain=1.0, bias_std=0.0):
+    layout: the memory format of images and weights in which its passes are quickest; results do not depend on it, random weights do.
+    """
+
+    def __init__(self, body, in_shape, num_classes, gain=1.0, bias_std=0.0, layout=torch.channels_last):
         super().__init__()
-        self.body = body
+        self.body, self.layout = body, layout
         self.gain, self.bias_std = gain, bias_std
         with torch.no_grad():
             training = body.training

@@ -16,38 +16,39 @@ def _conv3(channels, out, stride=1):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut. `pooled` halves the map by average pooling instead of a stride."""
+    """Two 3x3 convolutions and a shortcut. `pooled` halves the map by average pooling instead of a stride; norm(channels) makes a norm."""
 
     def __init__(self, channels, out, halve, pooled, norm):
         super().__init__()
         stride = 2 if halve and not pooled else 1
         pool = nn.AvgPool2d(2) if halve and pooled else nn.Identity()
-        self.main = nn.Sequential(_conv3(channels, out, stride), NORMS[norm](out), nn.ReLU(), pool, _conv3(out, out), NORMS[norm](out))
+        self.main = nn.Sequential(_conv3(channels, out, stride), norm(out), nn.ReLU(), pool, _conv3(out, out), norm(out))
         self.shortcut = nn.Identity()
         if halve or channels != out:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), pool, NORMS[norm](out))
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), pool, norm(out))
 
     def forward(self, x):
         return F.relu(self.main(x) + self.shortcut(x))
 
 
-def _resnet18(in_shape, num_classes, norm, pooled):
-    layers, channels = [_conv3(in_shape[0], 64), NORMS[norm](64), nn.ReLU()], 64
+def resnet18_body(channels, norm, pooled):
+    """The layers before the head, norms from norm(channels)."""
+    layers, channels = [_conv3(channels, 64), norm(64), nn.ReLU()], 64
     for stage, out in enumerate((64, 128, 256, 512)):
         for block in range(2):
             layers.append(BasicBlock(channels, out, stage > 0 and block == 0, pooled, norm))
             channels = out
-    return Network(nn.Sequential(*layers), in_shape, num_classes)
+    return layers
 
 
 def resnet18(in_shape, num_classes, norm):
     """Stages halve the map by strided convolutions."""
-    return _resnet18(in_shape, num_classes, norm, pooled=False)
+    return Network(nn.Sequential(*resnet18_body(in_shape[0], NORMS[norm], pooled=False)), in_shape, num_classes)
 
 
 def resnet18_ap(in_shape, num_classes, norm):
     """Stages halve the map by average pooling."""
-    return _resnet18(in_shape, num_classes, norm, pooled=True)
+    return Network(nn.Sequential(*resnet18_body(in_shape[0], NORMS[norm], pooled=True)), in_shape, num_classes)
 
 
 def resnet18_tv(in_shape, num_classes, norm):

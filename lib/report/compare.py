@@ -66,7 +66,8 @@ def make_row(key, cell, net, measured, history, table):
 
 def _figure(table, cell, net):
     """The figure for a cell evaluated on the architecture it was distilled on, its norm aside; else nothing."""
-    plain = cell.distill.class_steps == 1 and not cell.distill.chunk  # the tables are of sets distilled from all classes and images
+    settings = cell.distill  # the tables are of sets of pixels, distilled from all classes and images
+    plain = settings.class_steps == 1 and not settings.chunk and not settings.rank
     same = plain and net.split("-")[0] == cell.distill.net.split("-")[0]
     suite = table.get(cell.suite if cell.suite in table else cell.method, {})
     return suite.get(cell.dataset, {}).get(cell.distill.ipc, {}) if same else {}

@@ -20,6 +20,7 @@ from lib.krr import centred_one_hot
 from lib.methods.frepo import FRePo
 from lib.methods.isa import ISA
 from lib.params import load_params
+from lib.passes import keep_freed_memory
 from lib.rng import generator
 from lib.synthetic import SyntheticSet, initial_labels
 from stages.common import provenance
@@ -51,7 +52,7 @@ def measure(name, dtype, compiled, device, repeats, rates):
         lambda i: method.online_step(member),
     ]
     step, isa_step, target, online = seconds_in_turns(parts, device, repeats)
-    floor = method.step_flops(cfg, shape, 10 * ipc) / rates[dtype]
+    floor = method.step_flops(cfg, shape, 10) / rates[dtype]
     return {
         "case": name, "dtype": dtype, "passes": compiled, "seconds": step, "floor_s": floor, "over_floor": step / floor,
         "isa_over_frepo": isa_step / step,
@@ -66,6 +67,7 @@ def main():
     parser.add_argument("--compile", nargs="*", default=None, help="modes: none, default, reduce-overhead")
     parser.add_argument("--json", help="also write the rows to this file")
     args = parser.parse_args()
+    keep_freed_memory()
     device = torch.device(args.device)
     modes = args.compile or (["none"] if device.type == "cpu" else ["none", "default", "reduce-overhead"])
     rates = {dtype: matmul_rate(dtype, device) for dtype in ("float32", "bfloat16")}

@@ -14,6 +14,7 @@ import json
 import torch
 
 from lib.cost import seconds_in_turns
+from lib.passes import keep_freed_memory
 from lib.rng import generator
 from lib.schema import Protocol
 from lib.students import Students
@@ -56,6 +57,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--json", help="also write the rows to this file")
     args = parser.parse_args()
+    keep_freed_memory()
     device, rows = torch.device(args.device), []
     for case in CASES:
         row = measure(*case, device, args.repeats)

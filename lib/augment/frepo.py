@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 FLIP, COLOR, CROP, ROTATE, TRANSLATE, CUTOUT = range(6)
-POLICIES = {"none": (), "rgb": range(FLIP, CUTOUT + 1), "grey": range(COLOR, CUTOUT + 1)}
+OPERATIONS = {"rgb": range(FLIP, CUTOUT + 1), "grey": range(COLOR, CUTOUT + 1)}
 
 ZOOM = log(1.25)  # crop: zoom factor e^U(-ZOOM, ZOOM), that is 0.8 to 1.25
 COLOR_RANGE = 0.25
@@ -32,10 +32,8 @@ class Draw:
 
 
 def draw(policy, shape, generator):
-    """Draw for `shape` = (S, B, H) from `generator`, on its device; None where the policy has no operations."""
-    ops = POLICIES[policy]
-    if not ops:
-        return None
+    """Draw for `shape` = (S, B, H) from `generator`, on its device."""
+    ops = OPERATIONS[policy]
     students, batch, height = shape
     device = generator.device
 
@@ -61,6 +59,11 @@ def draw(policy, shape, generator):
     )
 
 
+def augmented(policy, x, generator, host):
+    """x (S, B, K, H, W) with an operation for each student and parameters for each image."""
+    return apply(x, draw(policy, x.shape[:2] + x.shape[3:4], generator))
+
+
 def affine(flip, zoom, angle, shift, height):
     """(..., 2, 3) matrices for affine_grid. `shift` (..., 2) is in source pixels, (rows, columns)."""
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
@@ -69,9 +72,7 @@ def affine(flip, zoom, angle, shift, height):
 
 
 def apply(x, draw):
-    """Augment x (S, B, K, H, W) by a `Draw` of (S, B); x itself where it is None."""
-    if draw is None:
-        return x
+    """Augment x (S, B, K, H, W) by a `Draw` of (S, B)."""
 
     def factor(log_factor):
         return log_factor.exp()[..., None, None, None]

@@ -1,0 +1,21 @@
+"""Augmentations of the evaluation protocols, by name: many students at once, each with draws of its own."""
+
+from . import dc, dsa, frepo
+
+POLICIES = {
+    "none": None,
+    "rgb": frepo.augmented,
+    "grey": frepo.augmented,
+    "dsa": dsa.augmented,  # all six families
+    "dsa-noflip": dsa.augmented,  # for digits
+    "dc": dc.augmented,  # one of crop, scale and rotation for each image: DC's evaluation on MNIST
+    "dc-noise": dc.augmented,  # crop or noise: DC's evaluation of networks with batch norm
+}
+
+
+def augmented(policy, x, generator, host):
+    """Augment x (S, B, K, H, W), S students' batches, by the policy of this name; no gradient reaches x.
+
+    Random numbers come from `generator`, on x's device, and from `host`, on the CPU, for what decides which code runs.
+    """
+    return POLICIES[policy](policy, x, generator, host) if POLICIES[policy] else x

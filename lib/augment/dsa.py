@@ -1,0 +1,113 @@
+"""DSA: differentiable Siamese augmentation (Zhao and Bilen, ICML 2021).
+
+Source: reference sheet of DC, DSA and DM, section 3. A mini-batch (here: a group) gets one family of operations. In matching, the
+real and the synthetic images of a class share one draw of parameters (Siamese); in training every image has its own.
+`draw` and `apply` are separate for that. Every operation is differentiable in the images.
+"""
+
+from dataclasses import dataclass
+from math import pi
+
+import torch
+import torch.nn.functional as F
+
+STRATEGIES = {"dsa": ("color", "crop", "cutout", "flip", "scale", "rotate"), "dsa-noflip": ("color", "crop", "cutout", "scale", "rotate")}
+
+
+@dataclass
+class Draw:
+    """One family for each of G groups, and the uniform numbers u (G, B, 3) in [0, 1) that its operations take; B 1: for all images."""
+
+    families: list
+    u: torch.Tensor
+
+    def __getitem__(self, part):
+        """The draw of the groups in the slice `part`."""
+        return Draw(self.families[part], self.u[part])
+
+
+def draw(strategy, groups, batch, generator, host):
+    """A draw for `groups` of `batch` images, on `generator`'s device; `host`, on the CPU, chooses the families."""
+    known = STRATEGIES[strategy]
+    chosen = torch.randint(len(known), (groups,), generator=host).tolist()
+    return Draw([known[i] for i in chosen], torch.rand(groups, batch, 3, generator=generator, device=generator.device))
+
+
+def apply(x, draw):
+    """Augment x (G, B, K, H, W) by a `Draw` for G groups; x itself where it is None."""
+    if draw is None:
+        return x
+    out = list(x)
+    for family in sorted(set(draw.families)):
+        groups = [g for g, name in enumerate(draw.families) if name == family]
+        u = draw.u[groups].expand(-1, x.shape[1], -1).flatten(0, 1).to(x.dtype)
+        done = FAMILIES[family](torch.cat([out[g] for g in groups]), u).unflatten(0, (len(groups), -1))
+        for g, images in zip(groups, done):
+            out[g] = images
+    return torch.stack(out)
+
+
+def augmented(policy, x, generator, host):
+    """x (S, B, K, H, W) with a family for each student and parameters for each image."""
+    return apply(x, draw(policy, x.shape[0], x.shape[1], generator, host))
+
+
+def color(x, u):
+    """Brightness, then saturation about each pixel's grey value, then contrast about the image's mean; x (n, K, H, W), u (n, 3)."""
+    brightness, saturation, contrast = (v.view(-1, 1, 1, 1) for v in u.unbind(1))
+    x = x + (brightness - 0.5)
+    grey = x.mean(1, keepdim=True)
+    x = (x - grey) * (2 * saturation) + grey
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return (x - mean) * (contrast + 0.5) + mean
+
+
+def crop(x, u):
+    """A shift by whole pixels, up to an eighth of the side; zeros come in."""
+    height, width = x.shape[-2:]
+    k = int(0.125 * height + 0.5)
+    shift = (u[:, :2] * (2 * k + 1)).long()  # of the padded image
+    rows = shift[:, 0, None] + torch.arange(height, device=x.device)
+    columns = shift[:, 1, None] + torch.arange(width, device=x.device)
+    padded = F.pad(x, (k, k, k, k))
+    padded = padded.gather(2, rows[:, None, :, None].expand(-1, x.shape[1], -1, padded.shape[3]))
+    return padded.gather(3, columns[:, None, None, :].expand(-1, x.shape[1], height, -1))
+
+
+def cutout(x, u):
+    """A square of half the side set to zero; it may reach over the edge, and is cut off there."""
+
+    def inside(size, u):
+        side = int(0.5 * size + 0.5)
+        first = (u * (size + 1 - side % 2)).long()[:, None] - side // 2
+        at = torch.arange(size, device=x.device)
+        return (at >= first.clamp(0, size - 1)) & (at <= (first + side - 1).clamp(0, size - 1))
+
+    rows, columns = inside(x.shape[-2], u[:, 0]), inside(x.shape[-1], u[:, 1])
+    return x * ~(rows[:, None, :, None] & columns[:, None, None, :])
+
+
+def flip(x, u):
+    return torch.where(u[:, 0].view(-1, 1, 1, 1) < 0.5, x.flip(-1), x)
+
+
+def _resample(x, matrix):
+    """x at the positions matrix (n, 2, 2) times the identity grid: bilinear, zeros outside."""
+    theta = torch.cat([matrix, torch.zeros_like(matrix[..., :1])], -1)
+    grid = F.affine_grid(theta, x.shape, align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def scale(x, u):
+    """Width and height by factors of their own, 1 / 1.2 to 1.2 of the sampling grid: above 1 the picture shrinks."""
+    return _resample(x, torch.diag_embed(u[:, :2] * (1.2 - 1 / 1.2) + 1 / 1.2))
+
+
+def rotate(x, u, limit=15.0):
+    """Up to `limit` degrees either way."""
+    angle = (u[:, 0] * 2 - 1) * (limit * pi / 180)
+    cos, sin = angle.cos(), angle.sin()
+    return _resample(x, torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2))
+
+
+FAMILIES = {"color": color, "crop": crop, "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate}

@@ -1,0 +1,62 @@
+"""DC: dataset condensation with gradient matching (Zhao, Mopuri, Bilen; ICLR 2021).
+
+Source: reference sheet of DC, DSA and DM, section 4. A step is one update of the images; every `outer` of them a fresh network
+begins, which between two updates trains for `inner_epochs` on the set.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from ..lowrank import images_per_class
+from ..matching import DISTANCES, class_gradients, wide
+from ..passes import forward_flops
+from .matching import Matching
+
+NORM_IMAGES = 16  # real images of each class that set a batch norm's statistics before matching
+
+
+class DC(Matching):
+    """cfg also has `distance`, `outer`, `inner_epochs`, `lr_net` and `net_batch`."""
+
+    def __init__(self, cfg, syn, seed, compiled="none"):
+        super().__init__(cfg, syn, seed, compiled)
+        self.outer = cfg.outer
+
+    @staticmethod
+    def step_flops(cfg, shape, classes):
+        """Work of one update: forward and backward of the real images, twice differentiated passes of the set, the network's epochs."""
+        n = classes * images_per_class(cfg, shape)
+        epochs = cfg.inner_epochs * (cfg.outer - 1) / cfg.outer
+        return forward_flops(cfg.net, shape) * (3 * classes * cfg.real_batch + 9 * n + 3 * n * epochs)
+
+    def prepare(self, real_x, chosen):
+        if self.coupled:
+            with torch.no_grad():
+                self.net.train()(real_x[chosen[:, :NORM_IMAGES].flatten()])
+        self.net.eval()
+
+    def class_losses(self, real, images, labels, draw):
+        """Distances (c,) between the gradients on real (c, B, K, H, W) and on synthetic images (c, n, K, H, W) of the classes labels (c,)."""
+        theirs = class_gradients(self.net, self.augmented(real, draw), labels, self.part)
+        ours = class_gradients(self.net, self.augmented(images, draw), labels, self.part, create_graph=True)
+        return DISTANCES[self.cfg.distance](ours, [g.detach() for g in theirs])
+
+    def augmented(self, x, draw):
+        return x
+
+    def training_batch(self, x):
+        """The images (B, K, H, W) of one update of the network."""
+        return x
+
+    def train_network(self):
+        """Train the network on the set as it is, by plain SGD; the last batch of an epoch may be smaller."""
+        x, y = self.syn.x.detach(), self.syn.y
+        optimizer = torch.optim.SGD(self.net.parameters(), self.cfg.lr_net)
+        self.net.train()
+        for _ in range(self.cfg.inner_epochs):
+            for chosen in torch.randperm(len(x), generator=self.rngs["order"], device=x.device).split(self.cfg.net_batch):
+                optimizer.zero_grad()
+                with self.autocast():
+                    logits = self.net(self.training_batch(x[chosen]))
+                F.cross_entropy(wide(logits), y[chosen]).backward()
+                optimizer.step()

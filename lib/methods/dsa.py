@@ -1,0 +1,26 @@
+"""DSA: dataset condensation with differentiable Siamese augmentation (Zhao, Bilen; ICML 2021).
+
+Source: reference sheet of DC, DSA and DM, sections 3 and 4: DC whose real and synthetic images of a class are augmented alike.
+"""
+
+from ..augment import dsa
+from .dc import DC
+
+
+class Siamese:
+    """One family and one set of parameters for each class and update; cfg has `augment`."""
+
+    def draw(self):
+        if self.cfg.augment == "none":
+            return None
+        return dsa.draw(self.cfg.augment, len(self.classes), 1, self.rngs["augment"], self.rngs["family"])
+
+    def augmented(self, x, draw):
+        return dsa.apply(x, draw)
+
+
+class DSA(Siamese, DC):
+    """DC with Siamese augmentation in matching, and a draw for each image where the network trains."""
+
+    def training_batch(self, x):
+        return dsa.augmented(self.cfg.augment, x[None], self.rngs["augment"], self.rngs["family"])[0]
