@@ -25,11 +25,11 @@ def seconds(function, device, repeats):
     return seconds_in_turns([function], device, repeats)[0]
 
 
-def matmul_rate(dtype, device):
+def matmul_rate(dtype, device, repeats=9):
     """FLOP/s of a square matrix product in the named dtype: what convolutions on this device can hope for."""
     n = 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
-    return 2 * n**3 / seconds(lambda i: a @ b, device, 9)
+    return 2 * n**3 / seconds(lambda i: a @ b, device, repeats)
 
 
 def describe(step_flops, steps, runs, dtype, rate):

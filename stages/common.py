@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import difflib
 import os
 import shutil
 import signal
@@ -30,10 +31,11 @@ def main(stage, table):
     parser.add_argument("key", help=f"a key of `{table}` in params.yaml")
     key = parser.parse_args().key
     try:
-        params = load_params()
+        params = load_params(only=key)
         rows = getattr(params, table)
         if key not in rows:
-            raise ParamsError(f"params.yaml: {table}: found {key!r}; must be one of {', '.join(rows)}")
+            near = difflib.get_close_matches(key, rows, 9, 0.3) if len(rows) > 9 else rows
+            raise ParamsError(f"params.yaml: {table}: found {key!r}; must be one of its {len(rows)} keys, such as {', '.join(near)}")
         stage(params, key)
     except (ParamsError, FileError, NonFiniteLoss, Stopped) as error:
         sys.exit(f"error: {error}")

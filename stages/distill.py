@@ -29,7 +29,7 @@ def stage(params, key):
     check_against_data(key, cfg, real)
     work = METHODS[cell.method].step_flops(cfg, real.shape, real.num_classes // cfg.class_steps)
     runs = len(cfg.seeds) * cfg.class_steps
-    print(cost.describe(work, cfg.steps, runs, cfg.conv_dtype, cost.matmul_rate(cfg.conv_dtype, device)), flush=True)
+    print(cost.describe(work, cfg.steps, runs, cfg.conv_dtype, cost.matmul_rate(cfg.conv_dtype, device, 1)), flush=True)
     checkpoints, stop, histories = checkpoint_folder(key, cell), stop_on_signals(), {}
     with tracker("distill", key, {**asdict(cfg), "dataset": cell.dataset}, prov) as track:
         for seed in cfg.seeds:
