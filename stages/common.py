@@ -32,10 +32,9 @@ def main(stage, table):
     key = parser.parse_args().key
     try:
         params = load_params(only=key)
-        rows = getattr(params, table)
-        if key not in rows:
-            near = difflib.get_close_matches(key, rows, 9, 0.3) if len(rows) > 9 else rows
-            raise ParamsError(f"params.yaml: {table}: found {key!r}; must be one of its {len(rows)} keys, such as {', '.join(near)}")
+        if key not in (rows := getattr(params, table)):
+            near = ", ".join(difflib.get_close_matches(key, rows, 9, 0.3))
+            raise ParamsError(f"params.yaml: {table}: found {key!r}; must be one of its {len(rows)} keys, such as {near}")
         stage(params, key)
     except (ParamsError, FileError, NonFiniteLoss, Stopped) as error:
         sys.exit(f"error: {error}")
@@ -51,8 +50,7 @@ def stop_on_signals():
 
 def device_of(params):
     """The torch device that params.runtime.device names."""
-    wanted = params.runtime.device
-    wanted = wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = params.runtime.device.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ParamsError(f"params.yaml: runtime.device: found {wanted!r}; no CUDA device is available here: use auto or cpu")
     torch.backends.cudnn.allow_tf32 = False  # a cell's float32 means float32
