@@ -28,14 +28,14 @@ CURVES = {  # name: (method, ipc, start, {iteration: logged losses})
 }
 
 
-def curve(name, dtype, params, real, seed):
-    """Losses by iteration, up to the last that was logged."""
+def curve(name, dtype, params, real, seed, until):
+    """Losses by iteration, up to the last that was logged or `until`."""
     method, ipc, init, logged = CURVES[name]
     cfg = replace(params.cells[f"matching-{method}-cifar10-ipc{ipc}"].distill, init=init, conv_dtype=dtype)
     syn = SyntheticSet(*initial_set(real, cfg, seed))
     run, batches = METHODS[method](cfg, syn, seed), batches_for(real, cfg, generator(seed, "batches", device=syn.y.device))
     outer, losses, started = getattr(cfg, "outer", 1), [], time.monotonic()
-    for iteration in range(max(logged) + 1):
+    for iteration in range(min(max(logged), until) + 1):
         updates = [run.step(iteration * outer + t, *batches.next())["loss"] for t in range(outer)]
         losses.append(torch.stack(updates).mean().item())
         if iteration in logged:
@@ -48,6 +48,7 @@ def main():
     parser.add_argument("curves", nargs="*", default=list(CURVES), help=f"of {', '.join(CURVES)}")
     parser.add_argument("--dtype", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--until", type=int, default=10**9, help="the last iteration, where the logs go on for longer than you want to")
     parser.add_argument("--json", help="also write the curves to this file, beside what it holds")
     args = parser.parse_args()
     params = load_params()
@@ -55,7 +56,7 @@ def main():
     real = real_set(params, params.cells["matching-dm-cifar10-ipc10"], device)
     for name in args.curves:
         for dtype in args.dtype:
-            row = {**curve(name, dtype, params, real, args.seed), **provenance(device)}
+            row = {**curve(name, dtype, params, real, args.seed, args.until), **provenance(device)}
             if args.json:
                 try:
                     with open(args.json) as file:
