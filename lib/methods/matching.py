@@ -18,7 +18,7 @@ MOMENTUM = 0.5  # of the images' SGD
 
 
 class Matching:
-    """State and step of a matching method; `class_losses` is the method, `prepare` what precedes it, `draw` its augmentation.
+    """State and step of a matching method, which gives `class_losses` and `prepare` (the network's mode); `draw` is its augmentation.
 
     cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run.
     """
@@ -48,10 +48,6 @@ class Matching:
     def draw(self):
         """An augmentation for each class, or None."""
         return None
-
-    def prepare(self, real_x, chosen):
-        """Put the network into the mode of matching."""
-        raise NotImplementedError
 
     def groups(self):
         """Slices of classes that are matched together: as many as fill a pass."""
