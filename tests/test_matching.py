@@ -1,5 +1,6 @@
 """DC, DSA and DM: their networks, the distance, and one update each against the papers' plain loops in float64."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -65,7 +66,7 @@ def test_convnet_is_pytorchs_own_network_with_pytorchs_initialisation():
     conv, norm = net.body[0], torch.nn.InstanceNorm2d(8, affine=True)
     first = F.avg_pool2d(norm(conv(x)).relu(), 2)
     assert torch.allclose(net.body[:4](x), first, atol=1e-6)
-    assert all(torch.equal(net.train()(x), net.eval()(x)) for _ in range(1)) and (net.features(x) >= 0).all()
+    assert torch.equal(net.train()(x), net.eval()(x)) and (net.features(x) >= 0).all()
     assert net.body[:4](torch.randn(1, 3, 32, 32)).shape[-1] == 16
     grey = build("convnet3-w8-instance", (1, 28, 28), 10)
     assert grey.body[0](torch.zeros(1, 1, 28, 28)).shape[-1] == 32
@@ -237,16 +238,6 @@ def test_batch_norm_couples_the_classes_only_where_it_must(method):
         assert loss == pytest.approx(expected.item(), rel=1e-9)
 
 
-def test_first_loss_of_dc_from_noise_is_the_logs():
-    """CIFAR-10, 10 images a class: 224.7 in two users' logs, with random pixels in place of photographs a little else."""
-    cfg = replace(PARAMS.cells["matching-dc-cifar10-ipc10"].distill, real_batch=16, ipc=2)
-    gen = generator(0, "noise")
-    syn = SyntheticSet(torch.randn(4, 3, 32, 32, generator=gen), initial_labels(torch.arange(2).repeat_interleave(2), 10, "one_hot"))
-    method = METHODS["dc"](cfg, syn, 0)
-    loss = method.step(0, torch.randn(32, 3, 32, 32, generator=gen), torch.arange(32).view(2, 16))["loss"].item()
-    assert 50 < loss < 394
-
-
 @pytest.mark.parametrize("method", ["dc", "dsa", "dm"])
 def test_resume_is_bit_for_bit(method):
     cfg = settings(method)
@@ -254,8 +245,7 @@ def test_resume_is_bit_for_bit(method):
     for step in range(5):
         whole.step(step, real_x, chosen)
         if step == 1:
-            state = {k: v for k, v in whole.state_dict().items()}
-            state = torch.utils._pytree.tree_map(lambda t: t.clone() if isinstance(t, torch.Tensor) else t, state)
+            state = copy.deepcopy(whole.state_dict())
     again, _, _ = made(method, cfg, seed=0)
     again.load_state_dict(state)
     for step in range(2, 5):

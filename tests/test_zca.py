@@ -76,9 +76,9 @@ def test_saved_preprocessing_is_the_same_and_inverts(tmp_path, prepared, zca):
 
 
 def test_cifar10_zca_has_the_sheets_spectrum_and_inverts(prepared, archives):
-    """Eigenvalues of the whitened covariance to 1e-4, the inverse to 1e-5, in the float32 of a run; on 5,000 images."""
+    """Eigenvalues of the whitened covariance to 1e-4, the inverse to 1e-5, in the float32 of a run; on 15,000 images."""
     folder = prepared("cifar10", archives)
-    pixels = load_arrays(folder, "train")[0][:5000]
+    pixels = load_arrays(folder, "train")[0][:15000]
     pre = fit(load_params().preprocessing["cifar10-zca"], pixels, read_json(folder / "manifest.json"))
     x = torch.from_numpy(pixels.astype(np.float32)) / 255
     z = torch.cat([pre.apply(part) for part in x.split(5000)])

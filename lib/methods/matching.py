@@ -37,7 +37,7 @@ class Matching:
         net = build(cfg.net, shape, syn.y.shape[1])
         self.net = net.to(device, memory_format=net.layout)
         self.coupled = any(isinstance(m, BatchNorm) for m in self.net.modules())  # classes see each other through the norm
-        self.part = max(images_per_pass(shape, device, cfg.conv_dtype) // 2, 1)  # two layouts of an activation share the cache
+        self.part = max(images_per_pass(shape, device, cfg.conv_dtype) // 2, 1)  # half, measured best with norms over positions
         self.optimizer = torch.optim.SGD(syn.images, cfg.lr_img, momentum=MOMENTUM)
 
     def autocast(self):
