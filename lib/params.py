@@ -6,7 +6,7 @@ from its method's defaults (`methods.NAME`); a section that is read knows every 
 
 import difflib
 import re
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin
@@ -14,8 +14,8 @@ from typing import get_args, get_origin
 import yaml
 
 from .lowrank import images_per_class
-from .networks import build, parse
-from .schema import KNOWN_SOURCES, METHOD_PARAMS, Cell, Continual, Dataset, Evaluate, Membership, Params, Preprocessing, Protocol, Runtime
+from .networks import TEXT, build, parse
+from .schema import KNOWN_SOURCES, METHOD_PARAMS, TEXT_SOURCES, Cell, Continual, Dataset, Evaluate, Membership, Params, Preprocessing, Protocol, Runtime, Words
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C, where PyYAML was built with it
 KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -153,12 +153,16 @@ def _read(reader, node):
         reader.error("suites", suites, "must be a list of names")
         suites = []
 
-    def read_all(cls, name, verify=lambda *args: True):
-        parsed = {k: reader.section(cls, v, f"{name}.{k}") for k, v in table[name].items()}
-        return {k: v for k, v in parsed.items() if isinstance(v, cls) and verify(reader, v, f"{name}.{k}")}
+    def read_all(cls, name, verify=lambda *args: True, cls_of=lambda row: None):
+        parsed = {k: reader.section(cls_of(v) or cls, v, f"{name}.{k}") for k, v in table[name].items()}
+        return {k: v for k, v in parsed.items() if is_dataclass(v) and verify(reader, v, f"{name}.{k}")}
 
     datasets = read_all(Dataset, "datasets", _check_dataset)
-    preprocessing = read_all(Preprocessing, "preprocessing", lambda *a: _check_preprocessing(*a, table["datasets"], datasets))
+    texts = [key for key, row in table["datasets"].items() if isinstance(row, dict) and row.get("source") in TEXT_SOURCES]
+    preprocessing = read_all(
+        Preprocessing, "preprocessing", lambda *a: _check_preprocessing(*a, table["datasets"], datasets),
+        lambda row: Words if isinstance(row, dict) and row.get("dataset") in texts else None,
+    )  # fmt: skip
     protocols = read_all(Protocol, "protocols", _check_protocol)
     cells = {}
     for key, row in table["cells"].items():
@@ -168,7 +172,8 @@ def _read(reader, node):
     for key, cell in cells.items():
         if cell.baseline is not None:
             reader.reference(f"cells.{key}.baseline", cell.baseline, table["cells"], "cells")
-    applied = [cells, table["cells"], table["protocols"], protocols, datasets]
+    shapes = {key: shape_of(cell, datasets, preprocessing) for key, cell in cells.items()}
+    applied = [cells, table["cells"], table["protocols"], protocols, shapes]
     continual = read_all(Continual, "continual", lambda *a: _check_continual(*a, *applied))
     membership = read_all(Membership, "membership", lambda *a: _check_membership(*a, *applied))
     return Params(runtime, tuple(suites), datasets, preprocessing, protocols, cells, continual, membership)
@@ -200,6 +205,10 @@ def _check_dataset(reader, dataset, path):
     if (dataset.source is None) == (dataset.folder is None):
         reader.error(path, {"source": dataset.source, "folder": dataset.folder}, "give exactly one of source and folder")
         return False
+    if (dataset.resolution is None) != (dataset.source in TEXT_SOURCES):
+        must = "sentences have none; remove it" if dataset.resolution else "missing; the side of the images in pixels"
+        reader.error(f"{path}.resolution", dataset.resolution, must)
+        return False
     native = {"digits": 8, "mnist": 28, "fashion_mnist": 28, "svhn": 32, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64}.get(dataset.source)
     if native and dataset.resolution != native:
         reader.error(f"{path}.resolution", dataset.resolution, f"{dataset.source} has {native} pixels")
@@ -211,6 +220,8 @@ def _check_preprocessing(reader, pre, path, names, datasets):
     if not reader.reference(f"{path}.dataset", pre.dataset, names, "datasets") or pre.dataset not in datasets:
         return False
     before = len(reader.errors)
+    if isinstance(pre, Words):
+        return True
     channels = in_shape(datasets[pre.dataset])[0]
     if (pre.mean is None) != (pre.std is None):
         reader.error(path, {"mean": pre.mean, "std": pre.std}, "give both mean and std, or neither (then they are measured)")
@@ -228,12 +239,19 @@ def _check_preprocessing(reader, pre, path, names, datasets):
 
 
 def _check_protocol(reader, protocol, path):
-    length, other = ("steps", "epochs") if protocol.optimizer == "adam" else ("epochs", "steps")
-    if getattr(protocol, length) < 1 or getattr(protocol, other):
-        found = {"steps": protocol.steps, "epochs": protocol.epochs}
-        reader.error(path, found, f"optimizer {protocol.optimizer} takes {length}, at least 1, and no {other}")
-        return False
-    if protocol.optimizer == "sgd" and (protocol.warmup or protocol.lr_final != 1):
+    if protocol.optimizer == "schedule":
+        own = {"steps": 0, "epochs": 0, "batch": 0, "augment": "none", "loss": "cross_entropy"}
+        found = {name: getattr(protocol, name) for name in own}
+        if found != own:
+            reader.error(path, found, f"optimizer schedule goes by the set's own minibatches: these must be {own}")
+            return False
+    else:
+        length, other = ("steps", "epochs") if protocol.optimizer == "adam" else ("epochs", "steps")
+        if getattr(protocol, length) < 1 or getattr(protocol, other) or protocol.batch < 1:
+            found = {"steps": protocol.steps, "epochs": protocol.epochs, "batch": protocol.batch}
+            reader.error(path, found, f"optimizer {protocol.optimizer} takes {length} and batch, at least 1, and no {other}")
+            return False
+    if protocol.optimizer != "adam" and (protocol.warmup or protocol.lr_final != 1):
         reader.error(path, {"warmup": protocol.warmup, "lr_final": protocol.lr_final}, "belong to optimizer adam; remove them")
         return False
     if protocol.warmup > protocol.steps:
@@ -248,6 +266,12 @@ def in_shape(dataset):
     return channels, dataset.resolution, dataset.resolution
 
 
+def shape_of(cell, datasets, preprocessing):
+    """(K, H, W) of what a cell's networks see: images, or sentences (1, L, D)."""
+    pre = preprocessing[cell.preprocessing]
+    return (1, pre.length, pre.dim) if isinstance(pre, Words) else in_shape(datasets[cell.dataset])
+
+
 def _check_cell(reader, key, cell, datasets, preprocessing, protocol_names, protocols):
     path, before, distill = f"cells.{key}", len(reader.errors), cell.distill
     expected = f"{cell.suite}-{cell.method}-{cell.dataset}-ipc{distill.ipc}"
@@ -258,17 +282,17 @@ def _check_cell(reader, key, cell, datasets, preprocessing, protocol_names, prot
             _check_loss(reader, f"{path}.{column}", name, protocols, distill)
     if cell.dataset not in datasets or cell.preprocessing not in preprocessing:
         return False
-    dataset = datasets[cell.dataset]
+    dataset, shape = datasets[cell.dataset], shape_of(cell, datasets, preprocessing)
     if preprocessing[cell.preprocessing].dataset != cell.dataset:
         reader.error(f"{path}.preprocessing", cell.preprocessing, f"is of {preprocessing[cell.preprocessing].dataset}, not {cell.dataset}")
     classes = 2
     if dataset.source:
         _, classes, smallest, num_train, _ = KNOWN_SOURCES[dataset.source]
-        wanted = max(distill.ipc, _real_images(distill, in_shape(dataset)))
+        wanted = max(distill.ipc, _real_images(distill, shape))
         if wanted > smallest:
             reader.error(f"{path}.distill.ipc", distill.ipc, f"takes {wanted} real images of each class; {dataset.source}'s smallest has {smallest}")
         batch_of, most = f"{dataset.source}'s smallest class", smallest
-        if not distill.by_class:
+        if distill.batches != "by_class":
             batch_of, most = ("the chunk", distill.chunk) if distill.chunk else ("the training images", num_train)
         if distill.real_batch > most:
             reader.error(f"{path}.distill.real_batch", distill.real_batch, f"must be at most {most}, {batch_of}")
@@ -281,21 +305,42 @@ def _check_cell(reader, key, cell, datasets, preprocessing, protocol_names, prot
         reader.error(f"{path}.distill.watch_at", list(distill.watch_at), f"must not go beyond steps ({distill.steps})")
     if isinstance(distill, METHOD_PARAMS["isa"]) and distill.topk and int(abs(distill.topk) * distill.real_batch) < 2:
         reader.error(f"{path}.distill.topk", distill.topk, f"must keep at least 2 of the {distill.real_batch} images of real_batch, for a neighbour")
-    _check_rank(reader, f"{path}.distill", distill, in_shape(dataset))
-    _check_network(reader, f"{path}.distill.net", distill.net, in_shape(dataset))
-    for name in cell.evaluate.nets:
-        _check_network(reader, f"{path}.evaluate.nets", name, in_shape(dataset))
+    _check_rank(reader, f"{path}.distill", distill, shape)
+    _check_schedule(reader, f"{path}.distill", distill, shape, classes if dataset.source else None)
+    for name, column in [(distill.net, "distill.net"), *((net, "evaluate.nets") for net in cell.evaluate.nets)]:
+        if (parse_arch(name) in TEXT) != isinstance(preprocessing[cell.preprocessing], Words):
+            reader.error(f"{path}.{column}", name, f"{', '.join(TEXT)} are for sentences, the other networks for images")
+        else:
+            _check_network(reader, f"{path}.{column}", name, shape)
     builds = reader.only in (None, key)
-    if builds and len(reader.errors) == before and (must := singular_kernel(distill, in_shape(dataset), classes)):
+    if builds and len(reader.errors) == before and (must := singular_kernel(distill, shape, classes)):
         reader.error(f"{path}.distill.ipc", distill.ipc, must)
     return len(reader.errors) == before
 
 
 def _check_loss(reader, path, name, protocols, distill):
     """A protocol's loss must fit the labels that the method gives its sets."""
-    if name in protocols and (protocols[name].loss == "cross_entropy") != (distill.labels == "one_hot"):
-        must = "cross_entropy" if distill.labels == "one_hot" else "squared_error"
+    if name not in protocols:
+        return
+    must = "squared_error" if distill.labels == "centred" else "cross_entropy"
+    if protocols[name].loss != must:
         reader.error(path, name, f"has loss {protocols[name].loss}; this method's {distill.labels} labels need a protocol of {must}")
+    if protocols[name].optimizer == "schedule" and not isinstance(distill, METHOD_PARAMS["dd"]):
+        reader.error(path, name, "follows a set's own schedule, which only dd and sldd give it")
+
+
+def _check_schedule(reader, path, distill, shape, classes):
+    """What DD's set is made of; classes: their number, where it is known."""
+    if not isinstance(distill, METHOD_PARAMS["dd"]):
+        return
+    if images_per_class(distill, shape) % distill.minibatches:
+        reader.error(f"{path}.minibatches", distill.minibatches, f"must divide the {images_per_class(distill, shape)} images of each class")
+    if classes and distill.classes and max(distill.classes) >= classes:
+        reader.error(f"{path}.classes", list(distill.classes), f"must be below {classes}")
+    if distill.start == "fixed" and distill.nets_per_step > 1:
+        reader.error(f"{path}.nets_per_step", distill.nets_per_step, "must be 1 where all networks start from the same weights")
+    if distill.class_steps > 1:
+        reader.error(f"{path}.class_steps", distill.class_steps, "must be 1: the steps' schedules would not make one")
 
 
 def _check_rank(reader, path, distill, shape):
@@ -318,6 +363,14 @@ def _real_images(distill, shape):
     return 0 if distill.init == "noise" else images_per_class(distill, shape)
 
 
+def parse_arch(name):
+    """A network's architecture, or None for what is not a network's name."""
+    try:
+        return parse(name)[0]
+    except ValueError:
+        return None
+
+
 def _check_network(reader, path, name, shape):
     try:
         parse(name)
@@ -327,7 +380,7 @@ def _check_network(reader, path, name, shape):
         reader.error(path, name, str(error))
 
 
-def _check_application(reader, row, path, cells, cell_names, protocol_names, datasets, protocols_of_row):
+def _check_application(reader, row, path, cells, cell_names, protocol_names, shapes, protocols_of_row):
     """What continual and membership rows share -> the cell that a row is about, or None."""
     key = path.split(".", 1)[1]
     for column in protocols_of_row:
@@ -339,13 +392,13 @@ def _check_application(reader, row, path, cells, cell_names, protocol_names, dat
     for column in ("suite", "dataset", "preprocessing"):
         if getattr(row, column) != getattr(cells[key], column):
             reader.error(f"{path}.{column}", getattr(row, column), f"must be {getattr(cells[key], column)}, as its cell says")
-    _check_network(reader, f"{path}.net", row.net, in_shape(datasets[cells[key].dataset]))
+    _check_network(reader, f"{path}.net", row.net, shapes[key])
     return cells[key]
 
 
-def _check_continual(reader, row, path, cells, cell_names, protocol_names, protocols, datasets):
+def _check_continual(reader, row, path, cells, cell_names, protocol_names, protocols, shapes):
     before = len(reader.errors)
-    cell = _check_application(reader, row, path, cells, cell_names, protocol_names, datasets, ("protocol", "herding"))
+    cell = _check_application(reader, row, path, cells, cell_names, protocol_names, shapes, ("protocol", "herding"))
     for column in ("protocol", "herding") if cell else ():
         _check_loss(reader, f"{path}.{column}", getattr(row, column), protocols, cell.distill)
     if cell and cell.distill.class_steps == 1:
@@ -353,9 +406,9 @@ def _check_continual(reader, row, path, cells, cell_names, protocol_names, proto
     return len(reader.errors) == before
 
 
-def _check_membership(reader, row, path, cells, cell_names, protocol_names, protocols, datasets):
+def _check_membership(reader, row, path, cells, cell_names, protocol_names, protocols, shapes):
     before = len(reader.errors)
-    cell = _check_application(reader, row, path, cells, cell_names, protocol_names, datasets, ("protocol", "real_protocol"))
+    cell = _check_application(reader, row, path, cells, cell_names, protocol_names, shapes, ("protocol", "real_protocol"))
     if cell and cell.distill.labels != "centred":
         reader.error(path, cell.method, "the attacks measure the squared error to FRePo's labels: its cell must be of frepo or isa")
     if cell and not cell.distill.chunk:
@@ -380,7 +433,7 @@ def check_against_data(key, cfg, real):
     for seed in cfg.seeds:
         labels = real.chunk(seed, cfg.chunk).train_y if cfg.chunk else real.train_y
         smallest = labels.bincount(minlength=real.num_classes).min().item()
-        for name, wanted in (("ipc", max(cfg.ipc, _real_images(cfg, real.shape))), ("real_batch", cfg.real_batch if cfg.by_class else 0)):
+        for name, wanted in (("ipc", max(cfg.ipc, _real_images(cfg, real.shape))), ("real_batch", cfg.real_batch if cfg.batches == "by_class" else 0)):
             if wanted > smallest:
                 found = getattr(cfg, name)
                 raise ParamsError(f"{path}.{name}: found {found}; {wanted} images of a class are taken, the smallest that seed {seed} sees has {smallest}")

@@ -1,6 +1,7 @@
 """A pass through a network: its floating-point work, and how many images to send at once."""
 
 import ctypes
+from contextlib import nullcontext
 from functools import cache
 
 import torch
@@ -8,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .networks import build
 
-# Pixels of one forward pass. On a CPU the first layer's activations then stay in the cache (8 MiB at width 128, measured
-# best there); on a GPU they fill 2 GiB, enough to keep it busy and to fit a small card with the gradient's copies.
-CPU_PIXELS = {"float32": 16 * 32 * 32, "bfloat16": 32 * 32 * 32}
-CUDA_PIXELS = 4 * 2**20
+# Numbers in the widest layer of one forward pass. On a CPU they then stay in the cache (8 MiB, measured best at width 128);
+# on a GPU they fill 2 GiB, enough to keep it busy and to fit a small card with the gradient's copies.
+CPU_NUMBERS = {"float32": 2**21, "bfloat16": 2**22}
+CUDA_NUMBERS = 2**29
 
 
 def keep_freed_memory():
@@ -25,10 +26,27 @@ def keep_freed_memory():
     libc.mallopt(mmap_threshold, 32 * 2**20)  # the most that it takes
 
 
-def images_per_pass(shape, device, dtype="float32"):
+def images_per_pass(net, shape, device, dtype="float32"):
     """How many images (K, H, W) to send through a network at once where no gradient joins them."""
-    pixels = CPU_PIXELS[dtype] if device.type == "cpu" else CUDA_PIXELS
-    return max(pixels // (shape[1] * shape[2]), 1)
+    numbers = CPU_NUMBERS[dtype] if device.type == "cpu" else CUDA_NUMBERS
+    return max(numbers // widest_layer(net, shape), 1)
+
+
+def autocast(device, dtype):
+    """A context in which convolutions on the device run in the named dtype."""
+    return nullcontext() if dtype == "float32" else torch.autocast(device.type, dtype=getattr(torch, dtype))
+
+
+@cache
+def widest_layer(net, shape):
+    """The most numbers that one of a network's layers gives for an image."""
+    sizes = []
+    with torch.device("meta"):
+        network = build(net, shape, 10).eval()
+        for module in network.modules():
+            module.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))
+        network(torch.empty(1, *shape))
+    return max(sizes)
 
 
 @cache

@@ -24,7 +24,13 @@ KNOWN_SOURCES = {  # name -> (channels, classes, smallest training class, traini
     "imagewoof": (3, 10, 588, 9025, 3929),
     "imagenet_resized": (3, 1000, 732, 1281167, 50000),
     "caltech_birds2011": (3, 200, 29, 5994, 5794),
+    "topics": (1, 4, 150, 800, 400),
+    "trec6": (1, 6, 86, 5452, 500),
+    "trec50": (1, 50, 3, 5452, 500),
+    "sst5": (1, 5, 1092, 8544, 2210),
+    "imdb": (1, 2, 12496, 25000, 25000),
 }
+TEXT_SOURCES = ("topics", "trec6", "trec50", "sst5", "imdb")  # of sentences, not of images
 
 
 def check(test, allowed, **kwargs):
@@ -54,9 +60,9 @@ def items(test, allowed, **kwargs):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where images come from: a source known by name, or a folder of class folders of the user's own."""
+    """Where images or sentences come from: a source known by name, or a folder of class folders of the user's own."""
 
-    resolution: int = at_least(4)
+    resolution: int | None = at_least(4, default=None)  # of images
     source: str | None = one_of(None, *KNOWN_SOURCES, default=None)
     folder: str | None = None
     channels: int = one_of(1, 3, default=3)  # of a user's own folder
@@ -76,18 +82,31 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Words:
+    """Sentences brought to one length, their words as vectors: random ones, or of a file among the user's archives."""
+
+    dataset: str
+    tokens: int = at_least(3)  # the vocabulary, with the marks for unknown words and for padding
+    length: int = at_least(1)
+    dim: int = at_least(1)
+    vectors: str
+
+
+@dataclass(frozen=True)
 class Protocol:
     """How a network is trained on a distilled set to judge it.
 
     adam: `steps` updates, batches that run on from one epoch into the next. sgd: `epochs` passes, momentum 0.9, weight decay
-    5e-4, a tenth of the rate after half of the passes (reference sheet of DC, DSA and DM, section 6).
+    5e-4, a tenth of the rate after half of the passes (reference sheet of DC, DSA and DM, section 6). schedule: gradient descent on
+    the set's own minibatches in their order, at its own rates (sheet of dataset distillation, section 7), and on real images of
+    equal number at the constant rate `lr`.
     """
 
     num_nets: int = at_least(1)
     lr: float = above_zero()
-    batch: int = at_least(1)
+    batch: int = at_least(0)
     augment: str = one_of(*POLICIES)
-    optimizer: str = one_of("adam", "sgd", default="adam")
+    optimizer: str = one_of("adam", "sgd", "schedule", default="adam")
     loss: str = one_of("squared_error", "cross_entropy", default="squared_error")
     shuffle: bool = True
     steps: int = at_least(0, default=0)
@@ -101,7 +120,10 @@ class Distill:
     """What every method's cell says of its distillation."""
 
     labels: ClassVar[str] = "one_hot"  # of the set that a run starts from, and of real images that are compared with it
-    by_class: ClassVar[bool] = True  # a step takes `real_batch` images of each class, or a batch of all classes
+    batches: ClassVar[str] = "by_class"  # a step takes `real_batch` images of each class; or a batch of all, which may straddle epochs or not
+    classes: ClassVar[None] = None  # that have images in the set; None: all
+    minibatches: ClassVar[int] = 1  # of the set, where their order counts
+    label_start: ClassVar[str] = "one_hot"
     net: str
     ipc: int = at_least(1)
     seeds: tuple[int, ...] = items(lambda s: s >= 0, "a list of distinct integers of at least 0")
@@ -124,7 +146,7 @@ class FRePo(Distill):
     """FRePo's distillation of one cell; the sheet's section 14 gives the published values."""
 
     labels: ClassVar[str] = "centred"
-    by_class: ClassVar[bool] = False
+    batches: ClassVar[str] = "straddling"
     flip: bool
     learn_labels: bool
     outer_lr: float = above_zero()
@@ -171,7 +193,34 @@ class DSA(DC):
     augment: str = one_of(*STRATEGIES)
 
 
-METHOD_PARAMS = {"frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM}
+@dataclass(frozen=True)
+class DD(Distill):
+    """Dataset distillation: `epochs` passes of gradient descent over `minibatches`, together `ipc` images of each class."""
+
+    labels: ClassVar[str] = "outputs"
+    batches: ClassVar[str] = "epochs"
+    learn_labels: ClassVar[bool] = False
+    classes: tuple[int, ...] | None = items(lambda c: c >= 0, "a list of distinct classes")
+    minibatches: int = at_least(1)
+    epochs: int = at_least(1)
+    lr_start: float = above_zero()  # the rates' first value
+    start: str = one_of("fixed", "random")  # of the networks: the same weights always, or new ones in each step
+    nets_per_step: int = at_least(1)
+    outer_lr: float = above_zero()
+    halve_every: int = at_least(1)  # outer steps after which outer_lr is halved
+    augment: str = one_of("none", "crop_flip")  # of the real batches
+
+
+@dataclass(frozen=True)
+class SLDD(DD):
+    """DD with learned labels."""
+
+    learn_labels: ClassVar[bool] = True
+    label_start: str = one_of("one_hot", "normal")
+    label_softmax: bool
+
+
+METHOD_PARAMS = {"dd": DD, "sldd": SLDD, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM}
 
 
 @dataclass(frozen=True)
@@ -239,7 +288,7 @@ class Params:
     runtime: Runtime
     suites: tuple[str, ...]
     datasets: dict[str, Dataset]
-    preprocessing: dict[str, Preprocessing]
+    preprocessing: dict[str, Preprocessing | Words]
     protocols: dict[str, Protocol]
     cells: dict[str, Cell]
     continual: dict[str, Continual]

@@ -2,7 +2,7 @@
 
 The students of one architecture are stacked and run under `torch.func.vmap`; each has its own initial weights,
 augmentation and (where shuffled) order. Evaluation, baselines and the evaluations during distillation all use this.
-Source of the protocols: reference sheets of FRePo (section 9) and of DC, DSA and DM (section 6).
+Source of the protocols: reference sheets of FRePo (section 9), of DC, DSA and DM (section 6) and of dataset distillation (section 7).
 """
 
 from math import cos, pi
@@ -12,8 +12,9 @@ from torch.func import functional_call, vmap
 
 from .augment import augmented
 from .krr import krr_coefficients, squared_error
+from .losses import cross_entropy, predicted
 from .networks import build
-from .passes import CUDA_PIXELS, forward_flops, images_per_pass
+from .passes import CUDA_NUMBERS, forward_flops, images_per_pass, widest_layer
 from .rng import generator
 
 CPU_BATCHED_FLOPS = 2e8  # of one student's step: beyond it a CPU's arithmetic binds, and grouped convolutions only cost
@@ -37,25 +38,20 @@ def drop_step(protocol, per_epoch):
     return ((protocol.epochs - 1) // 2 + 2) * per_epoch
 
 
-def cross_entropy(logits, y):
-    """Mean over the batch of the cross-entropy to label probabilities y; (..., B, C) -> (...)."""
-    return -(y * logits.log_softmax(-1)).sum(-1).mean(-1)
-
-
 LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
 
 
 class Students:
     """S networks of one architecture. Student s trains on set `set_of[s]` and its weights come from `(seed, s)` alone.
 
-    net: a network's name; set_of: a list of S set indices; seed: an integer; device, dtype: of weights and images.
+    net: a network's name; outputs: its number; set_of: a list of S set indices; seed: an integer; device, dtype: of weights and images.
     """
 
-    def __init__(self, net, shape, num_classes, set_of, seed, device, dtype=torch.float32):
-        self.net, self.shape, self.num_classes = net, shape, num_classes
+    def __init__(self, net, shape, outputs, set_of, seed, device, dtype=torch.float32):
+        self.net, self.shape = net, shape
         self.device, self.seed = torch.device(device), seed
         self.set_of = torch.tensor(set_of, device=device)
-        self.template = build(net, shape, num_classes).to(device, dtype)
+        self.template = build(net, shape, outputs).to(device, dtype)
         stacks = {}
         for s in range(len(set_of)):
             self.template.reset(generator(seed, "student", s, device=device))
@@ -73,7 +69,7 @@ class Students:
         """Slices of students that go through the network together."""
         size = len(self)
         if self.device.type == "cuda":
-            size = max(CUDA_PIXELS // (batch * self.shape[1] * self.shape[2]), 1)
+            size = max(CUDA_NUMBERS // (batch * widest_layer(self.net, self.shape)), 1)
         elif 3 * batch * forward_flops(self.net, self.shape) > CPU_BATCHED_FLOPS:
             size = 1
         return [slice(s, min(s + size, len(self))) for s in range(0, len(self), size)]
@@ -89,7 +85,7 @@ class Students:
         if part.stop - part.start == 1:  # one student: plain convolutions are quicker than grouped ones of one group
             x = (x if shared else x[0]).contiguous(memory_format=self.template.layout)
             return functional_call(wrapper, {k: v[0] for k, v in state.items()}, (x,))[None]
-        return vmap(lambda state, x: functional_call(wrapper, state, (x,)), (0, None if shared else 0))(state, x)
+        return vmap(lambda state, x: functional_call(wrapper, state, (x,)), (0, None if shared else 0), randomness="different")(state, x)
 
     def leaves(self, part):
         """The parameters of the students in `part` as leaves, on the stacks' memory, gradients too.
@@ -134,6 +130,32 @@ class Students:
                 self.template.train()
         return self
 
+    @torch.no_grad()
+    def start_from(self, weights):
+        """Give every student known weights (S, P), in the order of the network's parameters."""
+        sizes = [p[0].numel() for p in self.params.values()]
+        if weights.shape[1] != sum(sizes):
+            raise ValueError(f"the set's starting weights are {weights.shape[1]}, those of {self.net} {sum(sizes)}")
+        for p, own in zip(self.params.values(), weights.split(sizes, 1)):
+            p.copy_(own.view_as(p))
+
+    def follow(self, x, y, lr):
+        """Train every student on its set by gradient descent in the set's own order. x (M, N, ...), y (M, N, C), lr (M, E, S)."""
+        batch = x.shape[1] // lr.shape[2]
+        chunks, rates = self.chunks(batch), lr.flatten(1)[self.set_of]
+        seeds = generator(self.seed, "students", "dropout").initial_seed()
+        self.template.train()
+        for t in range(rates.shape[1]):
+            start = t % lr.shape[2] * batch
+            batch_x, batch_y = (tensor[:, start : start + batch][self.set_of] for tensor in (x, y))
+            torch.manual_seed(seeds + t)
+            for part in chunks:
+                leaves = {k: v.detach()[part].requires_grad_() for k, v in self.params.items()}
+                loss = cross_entropy(self.call(part, batch_x[part], params=leaves), batch_y[part]).sum()
+                for p, gradient in zip(leaves.values(), torch.autograd.grad(loss, list(leaves.values()))):
+                    p.detach().sub_(gradient * rates[part, t].view(-1, *[1] * (p.ndim - 1)))
+        return self
+
     def _batches(self, n, batch, protocol, gen):
         """Yield each update's indices (S, B): whole epochs, whose last batch may be smaller, or `steps` batches across epochs."""
         for _ in range(protocol.epochs):
@@ -159,13 +181,13 @@ class Students:
     def outputs(self, x, of=lambda outputs: outputs, features=False):
         """Logits (S, n, C), or features (S, n, F), of every student on shared images x (n, K, H, W); or what `of` makes of them."""
         self.template.eval()
-        batch = images_per_pass(self.shape, self.device)
+        batch = images_per_pass(self.net, self.shape, self.device)
         rows = [torch.cat([of(self.call(part, images, True, features)) for images in x.split(batch)], 1) for part in self.chunks(batch)]
         return torch.cat(rows)
 
     def predictions(self, x):
         """Predicted classes (S, n)."""
-        return self.outputs(x, lambda logits: logits.argmax(-1))
+        return self.outputs(x, predicted)
 
     def accuracy(self, test_x, test_y):
         """Test accuracy (S,) in percent, over the exact number of test images."""
@@ -183,15 +205,21 @@ class _Method(torch.nn.Module):
         return getattr(self.net, self.method)(x)
 
 
-def evaluate(net, x, y, real, protocol, seed):
+def evaluate(net, x, y, real, protocol, seed, lr=None, start=None):
     """Train `protocol.num_nets` students of `net` on each of the M sets x (M, N, K, H, W), y (M, N, C), all at once.
 
+    lr (M, E, S), start (M, P): the sets' own schedules and starting weights, which the protocol `schedule` follows.
     Returns test accuracies (M, num_nets) in percent, on the CPU.
     """
     set_of = [m for m in range(len(x)) for _ in range(protocol.num_nets)]
-    students = Students(net, real.shape, real.num_classes, set_of, seed, x.device)
-    accuracy = students.train(x, y, protocol).accuracy(real.test_x, real.test_y)
-    return accuracy.view(len(x), protocol.num_nets).cpu()
+    students = Students(net, real.shape, y.shape[-1], set_of, seed, x.device)
+    if protocol.optimizer == "schedule":
+        if start is not None:
+            students.start_from(start[students.set_of])
+        students.follow(x, y, lr)
+    else:
+        students.train(x, y, protocol)
+    return students.accuracy(real.test_x, real.test_y).view(len(x), protocol.num_nets).cpu()
 
 
 @torch.no_grad()

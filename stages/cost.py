@@ -2,7 +2,7 @@
 
 from lib.cost import describe, matmul_rate
 from lib.methods import METHODS
-from lib.params import in_shape
+from lib.params import shape_of
 from lib.schema import KNOWN_SOURCES
 
 from .common import device_of, main
@@ -17,7 +17,7 @@ def stage(params, suite):
             continue
         if cfg.conv_dtype not in rates:
             rates[cfg.conv_dtype] = matmul_rate(cfg.conv_dtype, device)
-        work = METHODS[cell.method].step_flops(cfg, in_shape(dataset), KNOWN_SOURCES[dataset.source][1] // cfg.class_steps)
+        work = METHODS[cell.method].step_flops(cfg, shape_of(cell, params.datasets, params.preprocessing), KNOWN_SOURCES[dataset.source][1] // cfg.class_steps)
         runs = len(cfg.seeds) * cfg.class_steps
         print(f"{key}: {describe(work, cfg.steps, runs, cfg.conv_dtype, rates[cfg.conv_dtype])}", flush=True)
 

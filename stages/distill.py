@@ -3,18 +3,16 @@
 import shutil
 from dataclasses import asdict
 
-import torch
-
 from lib import cost
 from lib.data.real import batches_for, part_of
 from lib.files import write_json
 from lib.loop import run
 from lib.methods import METHODS
 from lib.params import check_against_data
-from lib.report.figures import save_gallery
+from lib.report.figures import save_preview
 from lib.rng import generator
 from lib.students import evaluate
-from lib.synthetic import SyntheticSet, initial_set, rendered, run_name, save_set
+from lib.synthetic import SyntheticSet, initial_set, rendered, run_name, save_set, stacked
 
 from .checkpoints import checkpoint_folder
 from .common import DISTILLED, device_of, main, provenance, real_set, stop_on_signals, tracker
@@ -39,8 +37,8 @@ def stage(params, key):
                 history = {"history": progress.history, "losses": progress.losses, "wall_s": round(progress.wall_s, 1), "best_step": best}
                 histories[run_name(seed, step)] = history
             path = DISTILLED / cell.suite / key / f"seed{seed}.safetensors"
-            save_seed(path, done, real, cell=key, seed=seed)
-            track.artifact(path.with_suffix(".png"))
+            save_seed(path, done, cell=key, seed=seed)
+            track.artifact(save_preview(path, [last for last, _ in done], real))
     write_json(DISTILLED / cell.suite / key / "history.json", {"cell": key, "runs": histories, **prov})
     shutil.rmtree(checkpoints)
 
@@ -55,8 +53,8 @@ def one_run(params, key, seed, step, real, checkpoints, track, stop):
     batches = batches_for(real, cfg, generator(name, "batches", device=real.train_x.device))
 
     def watch():
-        x, y = rendered(syn.snapshot())
-        return evaluate(net, x[None], y[None], real, protocol, name).mean().item()
+        x, y, lr, start = stacked([rendered(syn.snapshot())])
+        return evaluate(net, x, y, real, protocol, name, lr, start).mean().item()
 
     progress = run(
         f"{key} seed {name}", method, batches, cfg, watch,
@@ -66,14 +64,12 @@ def one_run(params, key, seed, step, real, checkpoints, track, stop):
     return syn.snapshot(), progress
 
 
-def save_seed(path, done, real, **meta):
-    """Write a seed's set, of all its class steps; its best watched set, where the cell asks for it; and its gallery."""
+def save_seed(path, done, **meta):
+    """Write a seed's set, of all its class steps, and its best watched set, where the cell asks for it."""
     sets = [last for last, _ in done]
     save_set(path, sets, steps=[progress.step for _, progress in done], **meta)
     if best := [progress.best for _, progress in done if progress.best]:
         save_set(path.with_name(f"{path.stem}-best.safetensors"), [b["set"] for b in best], steps=[b["step"] for b in best], **meta)
-    x = torch.cat([rendered(one)[0] for one in sets])
-    save_gallery(path.with_suffix(".png"), real.preprocess.invert(x.double()), real.num_classes)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 
 from lib.files import write_json
 from lib.students import evaluate, krr_accuracy
-from lib.synthetic import load_set, real_subsets
+from lib.synthetic import load_set, real_subsets, stacked
 
 from .common import DISTILLED, EVALUATED, device_of, main, provenance, real_set, tracker
 
@@ -23,19 +23,23 @@ def stage(params, key):
     if cell.distill.select == "last":
         del kinds["best_checkpoint"]
     seeds = cell.distill.seeds
-    sets = {kind: [load_set(folder / name.format(s), real.shape, real.num_classes, device)[:2] for s in seeds] for kind, name in kinds.items()}
+    sets = {kind: [load_set(folder / name.format(s), real.shape, real.num_classes, device) for s in seeds] for kind, name in kinds.items()}
     sets["real_subset"] = [real_subsets(real, cell.distill, s) for s in seeds]
-    stacks = {kind: tuple(torch.stack(tensors) for tensors in zip(*pairs)) for kind, pairs in sets.items()}
+    if scheduled := protocol.optimizer == "schedule":
+        for i, own in enumerate(sets["distilled"]):
+            sets["real_subset"][i] = sets["real_subset"][i]._replace(lr=torch.full_like(own.lr, protocol.lr), start=own.start)
+    stacks = {kind: stacked(each) for kind, each in sets.items()}
     results = {}
     with tracker("evaluate", key, {**asdict(protocol), "dataset": cell.dataset}, prov) as track:
         for net in cfg.nets:
             started = time.monotonic()
             rows = {}
             for group in by_size(stacks):
-                x, y = (torch.cat([stacks[kind][i] for kind in group]) for i in (0, 1))
-                accuracy, krr = evaluate(net, x, y, real, protocol, seed=0), krr_accuracy(net, x, y, real, seed=0)
+                x, y, lr, start = (None if t[0] is None else torch.cat(t) for t in zip(*(stacks[kind] for kind in group)))
+                accuracy = evaluate(net, x, y, real, protocol, 0, lr, start)
+                krr = torch.full((len(x),), torch.nan) if scheduled else krr_accuracy(net, x, y, real, seed=0)
                 for kind, own, own_krr in zip(group, accuracy.split(len(seeds)), krr.split(len(seeds))):
-                    rows[kind] = {"accuracy": own.tolist(), "krr": own_krr.tolist()}  # [seed][network], [seed]
+                    rows[kind] = {"accuracy": own.tolist(), "krr": None if scheduled else own_krr.tolist()}  # [seed][network], [seed]
                     track.log(0, {f"{net}/{kind}": own.mean().item()})
                     print(f"{net:14} {kind:16} {own.mean():6.2f} % +- {own.std(correction=0):.2f}   KRR {own_krr.mean():6.2f} %", flush=True)
             results[net] = {**rows, "wall_s": round(time.monotonic() - started, 1)}
@@ -44,7 +48,7 @@ def stage(params, key):
 
 def by_size(stacks):
     """Kinds of sets, in groups of equal size, which are evaluated together: a low-rank set has more images than its memory has pixels for."""
-    sizes = {kind: x.shape[1] for kind, (x, _) in stacks.items()}
+    sizes = {kind: stack.x.shape[1] for kind, stack in stacks.items()}
     return [[kind for kind in stacks if sizes[kind] == size] for size in dict.fromkeys(sizes.values())]
 
 

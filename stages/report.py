@@ -16,7 +16,7 @@ def stage(params, suite):
     """Write reports/SUITE: results.json and its figures, for every cell of the suite that has been evaluated."""
     out, table = REPORTS / suite, published_figures()
     out.mkdir(parents=True, exist_ok=True)
-    rows, continual, membership, galleries, curves, computed = [], [], [], [], {}, []
+    rows, continual, membership, galleries, sentences, curves, computed = [], [], [], [], {}, {}, []
     for key, cell in params.cells.items():
         evaluated = EVALUATED / suite / f"{key}.json"
         if cell.suite != suite or not evaluated.exists():
@@ -28,8 +28,12 @@ def stage(params, suite):
         runs = [[(point["step"], point["accuracy"]) for point in run["history"]] for run in history["runs"].values()]
         if len(runs[0]) > 1 and cell.distill.class_steps == 1:
             curves[key] = runs
-        shutil.copyfile(folder / f"seed{cell.distill.seeds[0]}.png", out / f"{key}.png")
-        galleries.append({"file": f"{key}.png", "caption": f"{key}: the distilled images, one class after the other (seed {cell.distill.seeds[0]})"})
+        first = folder / f"seed{cell.distill.seeds[0]}.png"
+        if first.exists():
+            shutil.copyfile(first, out / f"{key}.png")
+            galleries.append({"file": f"{key}.png", "caption": f"{key}: the distilled images, one class after the other (seed {cell.distill.seeds[0]})"})
+        else:
+            sentences[key] = read_json(first.with_suffix(".json"))
         if (path := evaluated.with_name(f"{key}.continual.json")).exists():
             computed.append(found := read_json(path))
             continual += continual_rows(found)
@@ -38,8 +42,8 @@ def stage(params, suite):
             membership += membership_rows(found)
     figures = galleries + grid_figures(out, rows, curves) + application_figures(out, continual, membership)
     provenance = sorted({f"Computed on {r['device']}, torch {r['torch']}, commit {r['commit']}" + (f", {r['date']}" if "date" in r else "") for r in computed})
-    results = {"suite": suite, "rows": rows, "continual": continual, "membership": membership, "figures": figures, "provenance": provenance}
-    write_json(out / "results.json", results)
+    tables = {"rows": rows, "continual": continual, "membership": membership, "sentences": sentences}
+    write_json(out / "results.json", {"suite": suite, **tables, "figures": figures, "provenance": provenance})
 
 
 def index():

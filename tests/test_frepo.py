@@ -10,7 +10,7 @@ from lib.krr import RIDGE, centred_one_hot, krr_coefficients, krr_predict, squar
 from lib.methods.frepo import FRePo, cosine_lr, label_margin, meta_loss
 from lib.networks import build
 from lib.params import load_params
-from lib.passes import CPU_PIXELS
+from lib.passes import CPU_NUMBERS, widest_layer
 from lib.rng import generator
 from lib.synthetic import SyntheticSet, initial_labels
 
@@ -232,7 +232,7 @@ def test_meta_step_leaves_the_network_and_its_norms_untouched(cfg):
 def test_chunked_target_features_equal_the_whole_batch(cfg, monkeypatch):
     frepo, (x, _) = method(cfg), real_batch()
     whole = frepo.target_features(frepo.pool[0].net, x)
-    monkeypatch.setitem(CPU_PIXELS, "float32", 7 * 64)
+    monkeypatch.setitem(CPU_NUMBERS, "float32", 7 * widest_layer(cfg.net, (1, 8, 8)))
     assert torch.allclose(frepo.target_features(frepo.pool[0].net, x), whole, atol=1e-6)
 
 

@@ -18,6 +18,7 @@ ISA = "digits-isa-digits-ipc1"
 CONTINUAL = "digits-frepo-digits-ipc1-steps5"
 MEMBERSHIP = "digits-frepo-digits-ipc10-chunk500"
 DM, LODM = "digits-dm-digits-ipc1", "digits-dm-digits-ipc1-rank2"
+DD = "digits-dd-digits-ipc1"
 
 
 def errors_of(tmp_path, change):
@@ -117,7 +118,7 @@ BAD = [
     (set_in("cells", ISA, "distill", "topk", 0.005), ["distill.topk", "0.005", "at least 2 of the 256 images"]),
     (set_in("cells", ISA, "distill", "epsilon", float("inf")), ["distill.epsilon", "inf", "finite"]),
     (set_in("cells", ISA, "baseline", "frepo"), [f"cells.{ISA}.baseline", "'frepo'", KEY]),
-    (set_in("cells", KEY, "evaluate", "nets", ["mlp-batch"]), ["evaluate.nets", "'mlp-batch'", "not lenet and lenet_dc and mlp and mlp_dc"]),
+    (set_in("cells", KEY, "evaluate", "nets", ["mlp-batch"]), ["evaluate.nets", "'mlp-batch'", "not of alexcifar", "lenet, lenet_dc"]),
     (set_in("cells", KEY, "evaluate", "nets", ["conv2-batch-max"]), ["evaluate.nets", "'conv2-batch-max'", "convnetDEPTH also takes"]),
     (set_in("cells", KEY, "evaluate", "protocol", "dc-300"), ["evaluate.protocol", "'dc-300'", "centred labels need a protocol of squared_error"]),
     (set_in("cells", DM, "distill", "watch_protocol", "digits"), ["watch_protocol", "'digits'", "one_hot labels need a protocol of cross_entropy"]),
@@ -130,6 +131,17 @@ BAD = [
     (set_in("cells", LODM, "distill", "init", "real"), ["distill.init", "'real'", "starts from noise or from svd"]),
     (set_in("protocols", "dc-300", "steps", 100), ["protocols.dc-300", "optimizer sgd takes epochs", "no steps"]),
     (set_in("protocols", "digits", "epochs", 10), ["protocols.digits", "optimizer adam takes steps", "no epochs"]),
+    (set_in("protocols", "dd-fixed", "steps", 10), ["protocols.dd-fixed", "the set's own minibatches"]),
+    (set_in("cells", DM, "evaluate", "protocol", "dd-fixed"), ["evaluate.protocol", "'dd-fixed'", "only dd and sldd"]),
+    (set_in("cells", DD, "distill", "minibatches", 3), ["distill.minibatches", "3", "must divide the 1 images of each class"]),
+    (set_in("cells", DD, "distill", "classes", [3, 10]), ["distill.classes", "[3, 10]", "must be below 10"]),
+    (set_in("cells", DD, "distill", "nets_per_step", 2), ["distill.nets_per_step", "2", "must be 1"]),
+    (set_in("cells", DD, "distill", "lr_start", 0.0), ["distill.lr_start", "0.0", "above 0"]),
+    (set_in("cells", DD, "distill", "net", "textrnn"), ["distill.net", "'textrnn'", "for sentences"]),
+    (set_in("cells", DD, "distill", "net", "dense1-w32-batch"), ["distill.net", "'dense1-w32-batch'", "-xavier"]),
+    (set_in("datasets", "trec6", "resolution", 8), ["datasets.trec6.resolution", "8", "sentences have none"]),
+    (set_in("preprocessing", "trec6-random", "length", 0), ["preprocessing.trec6-random.length", "0", "at least 1"]),
+    (set_in("preprocessing", "trec6-random", "std", [1.0]), ["preprocessing.trec6-random.std", "unknown key", "vectors"]),
     (set_in("protocols", "dc-300", "warmup", 10), ["protocols.dc-300", "belong to optimizer adam"]),
     (set_in("continual", CONTINUAL, "herding", "none"), [f"continual.{CONTINUAL}.herding", "'none'", "one of protocols"]),
     (set_in("continual", CONTINUAL, "suite", "frepo"), [f"continual.{CONTINUAL}.suite", "'frepo'", "must be digits"]),

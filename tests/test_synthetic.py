@@ -29,15 +29,33 @@ def test_only_learned_labels_take_a_gradient():
 def test_saved_set_is_the_same_and_carries_its_provenance(tmp_path):
     x, y = torch.randn(10, *SHAPE), initial_labels(torch.arange(10), 10)
     save_set(tmp_path / "s.safetensors", [{"x": x, "y": y}], cell="c", seed=3)
-    got_x, got_y, meta = load_set(tmp_path / "s.safetensors", SHAPE, 10)
-    assert torch.equal(x, got_x) and torch.equal(y, got_y) and meta == {"cell": "c", "seed": 3}
+    got = load_set(tmp_path / "s.safetensors", SHAPE, 10)
+    assert torch.equal(x, got.x) and torch.equal(y, got.y) and got.lr is None and got.start is None
+    assert load_tensors(tmp_path / "s.safetensors")[1] == {"cell": "c", "seed": 3}
+
+
+def test_schedule_is_stored_as_rates_and_comes_back(tmp_path):
+    """What is learned is softplus's argument; what others read are rates, the labels through their softmax, and the start."""
+    syn = SyntheticSet(torch.randn(20, *SHAPE), torch.randn(20, 10))
+    syn.add_schedule(torch.tensor([[0.02, 1.5], [17.5, 0.001]]).expm1().log(), torch.nn.functional.softplus, torch.arange(7.0))
+    syn.softmax_labels = True
+    assert syn.rates.flatten().tolist() == pytest.approx([-3.902006, 1.247518, 17.5, -6.907255], abs=1e-5)
+    save_set(tmp_path / "s.safetensors", [syn.snapshot()])
+    got = load_set(tmp_path / "s.safetensors", SHAPE, 10)
+    assert got.lr.flatten().tolist() == pytest.approx([0.02, 1.5, 17.5, 0.001], rel=1e-5)
+    assert torch.equal(got.y, syn.y.softmax(1)) and torch.equal(got.start, torch.arange(7.0))
+    assert len(syn.learned) == 3
+    again = SyntheticSet(torch.zeros(20, *SHAPE), torch.zeros(20, 10))
+    again.add_schedule(torch.zeros(2, 2), torch.nn.functional.softplus, torch.zeros(7))
+    again.load_state_dict(syn.state_dict())
+    assert torch.equal(again.rates, syn.rates) and torch.equal(again.start, syn.start) and torch.equal(again.y, syn.y)
 
 
 def test_low_rank_set_stores_its_factors_and_loads_as_images(tmp_path):
     factors = torch.randn(10, 1, 8, 2), torch.randn(10, 1, 2, 8)
     syn = SyntheticSet(factors, initial_labels(torch.arange(10), 10, "one_hot"))
     save_set(tmp_path / "s.safetensors", [syn.snapshot()])
-    x, y, _ = load_set(tmp_path / "s.safetensors", SHAPE, 10)
+    x, y, *_ = load_set(tmp_path / "s.safetensors", SHAPE, 10)
     assert set(load_tensors(tmp_path / "s.safetensors")[0]) == {"a", "b", "y"}
     assert torch.equal(x, factors[0] @ factors[1]) and torch.equal(y, torch.eye(10))
 
@@ -50,6 +68,9 @@ BAD = [
     (GOOD | {"y": torch.zeros(9, 10)}, r"y \(9, 10\)"),
     ({"a": torch.zeros(10, 1, 8, 2), "b": torch.zeros(10, 1, 3, 8), "y": GOOD["y"]}, "have no product"),
     (GOOD | {"x": torch.full((10, *SHAPE), float("nan"))}, "not finite"),
+    (GOOD | {"lr": torch.full((1, 1), float("nan"))}, "not finite"),
+    (GOOD | {"lr": torch.ones(3)}, r"lr \(3,\) must be \(passes, minibatches\)"),
+    (GOOD | {"lr": torch.ones(1, 3)}, r"lr \(1, 3\).* dividing the 10 images"),
 ]
 
 

@@ -13,13 +13,15 @@ from tqdm import tqdm
 
 from ..files import FileError, replacing, sha256, write_json
 from ..params import KNOWN_SOURCES, in_shape
-from . import readers
-from .sources import ARCHIVES, locate
+from ..schema import TEXT_SOURCES
+from . import readers, text
+from .sources import ARCHIVES, FAMILY, locate
 
 
 def prepare(name, dataset, out, downloads, archives=None):
     """Prepare `dataset` (params.Dataset) into the folder `out`: train_x.npy (n, K, H, W) uint8, train_y.npy (n,) int64,
-    the same for test, and manifest.json. `downloads` keeps archives; `archives` holds the user's own. FileError says what is wrong.
+    the same for test, and manifest.json; of text train_x.npy (all words,) int32, train_ends.npy (n,) and words.json instead.
+    `downloads` keeps archives; `archives` holds the user's own. FileError says what is wrong.
     """
     out = Path(out)
     shutil.rmtree(out, ignore_errors=True)
@@ -27,8 +29,11 @@ def prepare(name, dataset, out, downloads, archives=None):
     if dataset.folder:
         splits, names = readers.folder_files(dataset.folder)
     else:
-        if dataset.source in ARCHIVES:
+        if FAMILY.get(dataset.source, dataset.source) in ARCHIVES:
             files, packed = locate(dataset.source, downloads, archives)
+        if dataset.source in TEXT_SOURCES:
+            prepare_text(name, dataset, files, packed, out)
+            return
         names = readers.class_names(dataset.source, files)
 
     def examples(split):
@@ -49,6 +54,35 @@ def prepare(name, dataset, out, downloads, archives=None):
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
     write_json(out / "manifest.json", manifest(name, dataset, arrays, names, files, packed, out))
+
+
+def prepare_text(name, dataset, files, packed, out):
+    """Write a text dataset's sentences as numbers of words, its words in that order, and its manifest."""
+    splits, words = text.numbered(dataset.source, files, packed)
+    out.mkdir(parents=True)
+    for split, (tokens, ends, labels) in splits.items():
+        for letter, array in (("x", tokens), ("ends", ends), ("y", labels)):
+            with replacing(out / f"{split}_{letter}.npy") as tmp, open(tmp, "wb") as file:
+                np.save(file, array, allow_pickle=False)
+    write_json(out / "words.json", words)
+    counts = [len(splits[split][2]) for split in readers.SPLITS]
+    check_counts(name, dataset.source, counts, int(max(labels.max() for *_, labels in splits.values())) + 1, packed)
+    labels = text.class_names(dataset.source, files)
+    write_json(out / "manifest.json", {
+        "name": name, "source": dataset.source, "text": True, "num_classes": len(labels), "class_names": labels,
+        "num_train": counts[0], "num_test": counts[1], "class_counts": np.bincount(splits["train"][2]).tolist(),
+        "words": len(words), "longest": int(np.diff(splits["train"][1], prepend=0).max()),
+        "archives": [path.name for path in files], "repacked": packed, "sha256": {p.name: sha256(p) for p in sorted(out.glob("*.npy"))},
+    })  # fmt: skip
+
+
+def check_counts(name, source, found, num_classes, packed=False):
+    """Refuse splits that are not what the source publishes; IMDB's other packing lacks four reviews of each."""
+    _, classes, _, *counts = KNOWN_SOURCES[source]
+    if packed and source == "imdb":
+        counts = [n - 4 for n in counts]
+    if found != counts or num_classes != classes:
+        raise FileError(f"{name}: {found} train and test examples of {num_classes} classes, expected {counts} of {classes}")
 
 
 def build_arrays(name, shape, examples, workspace):
@@ -97,10 +131,7 @@ def manifest(name, dataset, arrays, names, files, packed, out):
     train_x, train_y = arrays["train"]
     num_classes = int(max(y.max() for _, y in arrays.values())) + 1
     if dataset.source:
-        _, classes, _, *counts = KNOWN_SOURCES[dataset.source]
-        found = [len(arrays[s][0]) for s in readers.SPLITS]
-        if found != counts or num_classes != classes:
-            raise FileError(f"{name}: {found} train and test images of {num_classes} classes, expected {counts} of {classes}")
+        check_counts(name, dataset.source, [len(arrays[s][0]) for s in readers.SPLITS], num_classes)
     chunks = [train_x[i : i + 10000].astype(np.float64) / 255 for i in range(0, len(train_x), 10000)]
     mean = sum(c.sum((0, 2, 3)) for c in chunks) / train_x[:, 0].size
     square = sum((c**2).sum((0, 2, 3)) for c in chunks) / train_x[:, 0].size

@@ -8,21 +8,26 @@ import torch
 
 from ..files import FileError, read_json
 from ..krr import centred_one_hot
+from ..losses import class_labels
 from ..rng import restore
 from .preprocess import Preprocess
+from .text import Sentences, WordVectors, padded
 
 BLOCK = 10000
 
 
 @dataclass
 class RealSet:
-    """x (n, K, H, W) float32 and y (n,) of both splits on the device, the transform that made them, and the manifest."""
+    """x (n, K, H, W) float32 and y (n,) of both splits on the device, the transform that made them, and the manifest.
+
+    Of text, x are Sentences, whose shape and index are those of a tensor (n, 1, L, D), and the transform is WordVectors.
+    """
 
     train_x: torch.Tensor
     train_y: torch.Tensor
     test_x: torch.Tensor
     test_y: torch.Tensor
-    preprocess: Preprocess
+    preprocess: Preprocess | WordVectors
     manifest: dict
 
     @property
@@ -77,6 +82,8 @@ def load_arrays(folder, split):
 def load_real(folder, preprocess_path, device):
     """Load a prepared dataset, preprocess it and put it on the device."""
     manifest = read_json(Path(folder) / "manifest.json")
+    if manifest.get("text"):
+        return load_text(folder, WordVectors.load(preprocess_path), manifest, device)
     preprocess = Preprocess.load(preprocess_path)
     tensors = []
     for split in ("train", "test"):
@@ -89,15 +96,26 @@ def load_real(folder, preprocess_path, device):
     return RealSet(*tensors, preprocess, manifest)
 
 
-class Batches:
-    """Endless batches of rows of `tensors`: one random permutation after another, batches may straddle two of them."""
+def load_text(folder, words, manifest, device):
+    """Load a prepared text dataset, its sentences at the length and with the vectors of `words`, onto the device."""
+    tensors, vectors = [], words.vectors.to(device)
+    for split in ("train", "test"):
+        tokens, labels = load_arrays(folder, split)
+        ends = np.load(Path(folder) / f"{split}_ends.npy", allow_pickle=False)
+        numbers = torch.from_numpy(padded(np.asarray(tokens), ends, words.length, len(vectors))).to(device)
+        tensors += [Sentences(numbers, vectors), torch.from_numpy(labels).to(device)]
+    return RealSet(*tensors, words, manifest)
 
-    def __init__(self, tensors, batch, generator):
-        self.tensors, self.batch, self.generator = tensors, batch, generator
+
+class Batches:
+    """Endless batches of rows of `tensors`: one random permutation after another; batches may straddle two, or the last of each is smaller."""
+
+    def __init__(self, tensors, batch, generator, straddle=True):
+        self.tensors, self.batch, self.generator, self.straddle = tensors, batch, generator, straddle
         self.left = torch.empty(0, dtype=torch.long, device=generator.device)
 
     def next(self):
-        while len(self.left) < self.batch:
+        while len(self.left) < (self.batch if self.straddle else 1):
             order = torch.randperm(len(self.tensors[0]), generator=self.generator, device=self.generator.device)
             self.left = torch.cat([self.left, order])
         indices, self.left = self.left[: self.batch], self.left[self.batch :]
@@ -133,6 +151,8 @@ class ClassBatches:
 
 def batches_for(real, cfg, generator):
     """The real batches that a cell's method (cfg: schema.Distill) takes at each step."""
-    if cfg.by_class:
+    if cfg.batches == "by_class":
         return ClassBatches(real.train_x, real.train_y, real.classes, cfg.real_batch, generator)
-    return Batches((real.train_x, centred_one_hot(real.train_y, real.num_classes)), cfg.real_batch, generator)
+    centred = cfg.labels == "centred"
+    targets = centred_one_hot(real.train_y, real.num_classes) if centred else class_labels(real.train_y, real.num_classes, cfg.labels)
+    return Batches((real.train_x, targets), cfg.real_batch, generator, cfg.batches == "straddling")

@@ -24,12 +24,15 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Archive:
-    """One published file. `digest` is 'sha256:...', 'md5:...' or 'md5-first-MiB:...'."""
+    """One published file. `digest` is 'sha256:...', 'md5:...' or 'md5-first-MiB:...'.
+
+    Without one, `size` is the most that is taken, and what the file holds is checked by its counts when it is read.
+    """
 
     name: str
     url: str | None  # None: only ever the user's own copy
     size: int
-    digest: str
+    digest: str | None
 
 
 def _idx(base, *files):
@@ -51,6 +54,7 @@ FASHION_MNIST = _idx(
     ("t10k-labels-idx1-ubyte.gz", 5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
 )
 _KRIZ, _FASTAI = "https://www.cs.toronto.edu/~kriz", "https://s3.amazonaws.com/fast-ai-imageclas"
+_TREC, _IMDB = "https://cogcomp.seas.upenn.edu/Data/QA/QC", "https://ai.stanford.edu/~amaas/data/sentiment"
 _HOUSES = "http://ufldl.stanford.edu/housenumbers"
 _IMAGENET = "http://www.image-net.org/data/downsample"
 ARCHIVES = {
@@ -70,6 +74,13 @@ ARCHIVES = {
     "tiny_imagenet": (  # the md5 that the course's mirrors and other libraries quote
         Archive("tiny-imagenet-200.zip", "http://cs231n.stanford.edu/tiny-imagenet-200.zip", 248100043, "md5:90528d7ca1a48142e341f4ef8d21d0de"),
     ),
+    "trec": _idx(
+        _TREC,
+        ("train_5500.label", 335858, "9e4c8bdcaffb96ed61041bd64b564183d52793a8e91d84fc3a8646885f466ec3"),
+        ("TREC_10.label", 23354, "033f22c028c2bbba9ca682f68ffe204dc1aa6e1cf35dd6207f2d4ca67f0d0e8e"),
+    ),
+    "imdb": _idx(_IMDB, ("aclImdb_v1.tar.gz", 84125825, "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe")),
+    "sst": (Archive("trainDevTestTrees_PTB.zip", "https://nlp.stanford.edu/sentiment/trainDevTestTrees_PTB.zip", 1 << 24, None),),  # nobody publishes one
     "imagenet_resized": _idx(
         _IMAGENET,
         ("Imagenet64_train_part1_npz.zip", 6783426789, "9422dc1dc5d092e9814a70a1cb7fc74880d2db5d88a0cb8a34ee363b12bde3f1"),
@@ -83,9 +94,10 @@ ARCHIVES = {
         ),
     ),
 }  # fmt: skip
-# CIFAR-10 repacked without loss as WebP tiles (98 of its 60,000 images are not bit-exact): smaller to carry than the
-# archive, taken from `data.archives` when the published archive is not there.
-CIFAR10_PACKED = (
+# Other packings, taken from the user's own archives when the published one is not there. CIFAR-10 without loss as WebP tiles (98 of its
+# 60,000 images are not bit-exact); IMDB less 8 of its 50,000 reviews; SST's trees as the files of their zip.
+PACKED = {}
+PACKED["cifar10"] = (
     Archive("data_batch_1.webp", None, 17041184, "sha256:be07d284e29905f3c4a65320995f89e5e540a47b827de77a1d069d332df5a062"),
     Archive("data_batch_2.webp", None, 17084854, "sha256:3bd9a74739622fa11bf5149883abd495a719cc1b7d1fff26d5a1f91851c9e19f"),
     Archive("data_batch_3.webp", None, 17088790, "sha256:0393549413a605200b52e532bb662c2407195742e8f185c58de7eb507d063b72"),
@@ -94,6 +106,11 @@ CIFAR10_PACKED = (
     Archive("test_batch.webp", None, 17071530, "sha256:ee501101df8fb0b405545cbe2315813862bc2b32f0fad72140c9cc76132361f4"),
     Archive("labels.npz", None, 31051, "sha256:bb27d8e790d6680bfc8579eaa73511f62452bbe86612ed9b985de71af41e6554"),
 )
+
+
+PACKED["imdb"] = (Archive("aclImdb-labelled.tar.xz", None, 18303020, "sha256:38b9af9a3c9dca0c0e2dcfecc28bb6850645b15d834aa09537a71ad7c9b9b24c"),)
+PACKED["sst"] = tuple(Archive(f"trees/{split}.txt", None, 1 << 24, None) for split in ("train", "test"))
+FAMILY = {"trec6": "trec", "trec50": "trec", "sst5": "sst"}  # sources that read the same archives
 
 
 def digest(path, kind):
@@ -108,6 +125,10 @@ def verify(path, archive):
     """Refuse a file that is not the published one, byte for byte."""
     size = Path(path).stat().st_size
     remedy = "delete it and get it again"
+    if archive.digest is None:
+        if size > archive.size:
+            raise FileError(f"{path}: has {size} bytes, at most {archive.size} are taken (not the published file); {remedy}")
+        return
     if size != archive.size:
         raise FileError(f"{path}: has {size} bytes, expected {archive.size} ({'truncated' if size < archive.size else 'not the published file'}); {remedy}")
     kind, expected = archive.digest.split(":")
@@ -129,9 +150,10 @@ def own_copy(archives, dataset, name):
 
 def locate(dataset, downloads, archives=None):
     """Verified paths of a dataset's archives: the user's own copies, else downloaded ones -> (list of Paths, packed?)."""
+    dataset = FAMILY.get(dataset, dataset)
     wanted, packed = ARCHIVES[dataset], False
-    if dataset == "cifar10" and not own_copy(archives, dataset, wanted[0].name) and own_copy(archives, dataset, CIFAR10_PACKED[-1].name):
-        wanted, packed = CIFAR10_PACKED, True
+    if dataset in PACKED and not own_copy(archives, dataset, wanted[0].name) and own_copy(archives, dataset, PACKED[dataset][-1].name):
+        wanted, packed = PACKED[dataset], True
     paths = []
     for archive in wanted:
         path = own_copy(archives, dataset, archive.name)
@@ -152,7 +174,7 @@ def download(archive, folder):
         verify(path, archive)
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    have = part.stat().st_size if part.exists() else 0
+    have = part.stat().st_size if part.exists() and archive.digest else 0
     try:
         if have < archive.size:
             _stream(archive, part, have)

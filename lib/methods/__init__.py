@@ -1,9 +1,11 @@
 """The methods, by the name that a cell gives them. A method is built from (cfg, syn, seed) and has `step` and a state."""
 
 from .dc import DC
+from .dd import DD
 from .dm import DM
 from .dsa import DSA
 from .frepo import FRePo
 from .isa import ISA
+from .sldd import SLDD
 
-METHODS = {"frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM}
+METHODS = {"dd": DD, "sldd": SLDD, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM}

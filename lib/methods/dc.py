@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ..lowrank import images_per_class
 from ..matching import DISTANCES, class_gradients, wide
-from ..passes import forward_flops
+from ..passes import autocast, forward_flops
 from .matching import Matching
 
 NORM_IMAGES = 16  # real images of each class that set a batch norm's statistics before matching
@@ -56,7 +56,7 @@ class DC(Matching):
         for _ in range(self.cfg.inner_epochs):
             for chosen in torch.randperm(len(x), generator=self.rngs["order"], device=x.device).split(self.cfg.net_batch):
                 optimizer.zero_grad()
-                with self.autocast():
+                with autocast(x.device, self.cfg.conv_dtype):
                     logits = self.net(self.training_batch(x[chosen]))
                 F.cross_entropy(wide(logits), y[chosen]).backward()
                 optimizer.step()

@@ -5,7 +5,6 @@ drawn from a seeded generator (the original's is unseeded), the real batches are
 (the original shuffles within a buffer of 16 batches), and convolutions may run in bfloat16 where the cell says so.
 """
 
-from contextlib import nullcontext
 from math import cos, pi
 
 import torch
@@ -13,7 +12,7 @@ import torch
 from ..krr import krr_predict, squared_error
 from ..lowrank import images_per_class
 from ..networks import build
-from ..passes import forward_flops, images_per_pass
+from ..passes import autocast, forward_flops, images_per_pass
 from ..rng import generator, restore
 
 
@@ -83,9 +82,8 @@ class FRePo:
         self.pool_rng = generator(seed, "pool", "member")
         self.batch_rng = generator(seed, "pool", "batch", device=device)
         self.pool = [self._member(cfg.reset_after // cfg.pool_size * i) for i in range(cfg.pool_size)]
-        learned = [t for t in (*syn.images, syn.y) if t.requires_grad]
         # Without weight decay, clipping or a limit on the trust ratio: |update| = lr * |tensor| for each tensor.
-        self.optimizer = Lamb(learned, cfg.outer_lr, weight_decay=0.0, max_grad_norm=None, always_adapt=True)
+        self.optimizer = Lamb(syn.learned, cfg.outer_lr, weight_decay=0.0, max_grad_norm=None, always_adapt=True)
         self._run = self._pass if compiled == "none" else torch.compile(self._pass, mode=compiled)
 
     def _member(self, counter):
@@ -99,14 +97,9 @@ class FRePo:
         n = classes * images_per_class(cfg, shape)
         return forward_flops(cfg.net, shape) * (cfg.real_batch + 2 * n * (2 if cfg.flip else 1) + 3 * min(n, cfg.online_batch))
 
-    def autocast(self):
-        if self.cfg.conv_dtype == "float32":
-            return nullcontext()
-        return torch.autocast(self.syn.y.device.type, dtype=getattr(torch, self.cfg.conv_dtype))
-
     def _pass(self, net, x, head):
         """A network's logits (with its head) or features on images x, convolutions in the cell's precision."""
-        with self.autocast():
+        with autocast(x.device, self.cfg.conv_dtype):
             x = x.contiguous(memory_format=torch.channels_last)
             return net(x) if head else net.features(x)
 
@@ -121,7 +114,7 @@ class FRePo:
     @torch.no_grad()
     def target_features(self, net, x):
         """Features (B, F) of the real images x (B, K, H, W), a part at a time."""
-        chunk = images_per_pass(x.shape[1:], x.device, self.cfg.conv_dtype)
+        chunk = images_per_pass(self.cfg.net, tuple(x.shape[1:]), x.device, self.cfg.conv_dtype)
         return torch.cat([self._features(net, part) for part in x.split(chunk)])
 
     def meta_step(self, net, x_real, targets, lr):

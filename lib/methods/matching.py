@@ -5,13 +5,11 @@ come from the clock), and the loss is formed for groups of classes that fit the 
 update, so that the update is the original's.
 """
 
-from contextlib import nullcontext
-
 import torch
 
 from ..networks import build
 from ..networks.layers import BatchNorm
-from ..passes import images_per_pass
+from ..passes import autocast, images_per_pass
 from ..rng import generator, restore
 
 MOMENTUM = 0.5  # of the images' SGD
@@ -37,13 +35,8 @@ class Matching:
         net = build(cfg.net, shape, syn.y.shape[1])
         self.net = net.to(device, memory_format=net.layout)
         self.coupled = any(isinstance(m, BatchNorm) for m in self.net.modules())  # classes see each other through the norm
-        self.part = max(images_per_pass(shape, device, cfg.conv_dtype) // 2, 1)  # half, measured best with norms over positions
+        self.part = max(images_per_pass(cfg.net, shape, device, cfg.conv_dtype) // 2, 1)  # half, measured best with norms over positions
         self.optimizer = torch.optim.SGD(syn.images, cfg.lr_img, momentum=MOMENTUM)
-
-    def autocast(self):
-        if self.cfg.conv_dtype == "float32":
-            return nullcontext()
-        return torch.autocast(self.syn.y.device.type, dtype=getattr(torch, self.cfg.conv_dtype))
 
     def draw(self):
         """An augmentation for each class, or None."""
@@ -62,7 +55,7 @@ class Matching:
         x, draw = self.syn.x, self.draw()
         images = x.detach().unflatten(0, (len(self.classes), self.per_class))
         total, gradients = 0, []
-        with self.autocast():
+        with autocast(x.device, self.cfg.conv_dtype):
             self.prepare(real_x, chosen)
             for part in self.groups():
                 own = images[part].clone().requires_grad_()

@@ -3,7 +3,7 @@
 Source: reference sheet of FRePo, section 6. Every random weight is drawn from an explicit generator.
 """
 
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -82,13 +82,30 @@ def truncated_normal_(tensor, std, generator):
     return nn.init.trunc_normal_(tensor, 0.0, sigma, -2 * sigma, 2 * sigma, generator=generator)
 
 
+LAWS = {  # of every weight matrix, biases 0: the initialisations of dataset distillation (its sheet, section 4)
+    "xavier": nn.init.xavier_normal_,
+    "xavieruniform": nn.init.xavier_uniform_,
+    "kaiming": nn.init.kaiming_normal_,
+    "kaimingout": partial(nn.init.kaiming_normal_, mode="fan_out"),
+    "orthogonal": nn.init.orthogonal_,
+    "normal": partial(nn.init.normal_, std=0.02),
+    "default": None,  # PyTorch's, biases too
+}
+
+
 @torch.no_grad()
 def reset_parameters(net, generator, gain=1.0, bias_std=0.0):
     """Draw a network's weights anew, in module order: variance gain / fan_in, biases N(0, bias_std^2).
 
-    gain 1 is LeCun's law, 2 is Kaiming's; gain None is PyTorch's default: weights and biases uniform on +-1 / sqrt(fan_in).
-    Norms return to scale 1, bias 0 and untouched statistics.
+    gain 1 is LeCun's law, 2 is Kaiming's; gain None is PyTorch's default: weights and biases uniform on +-1 / sqrt(fan_in);
+    a name is one of LAWS. Norms return to scale 1, bias 0 and untouched statistics.
     """
+    if isinstance(gain, str):
+        if LAWS[gain]:
+            for p in net.parameters():
+                LAWS[gain](p, generator=generator) if p.ndim > 1 else p.zero_()
+            return
+        gain = None
     for module in net.modules():
         if isinstance(module, BatchNorm):
             module.reset(generator)

@@ -9,6 +9,7 @@ from scipy.stats import ttest_rel
 
 TABLE = Path(__file__).with_name("published.yaml")
 NO_FIGURE = "no published figure"
+UNSTATED_STD = 0.25  # of a figure given without one, to the nearest percent
 
 
 def published_figures(path=TABLE):
@@ -23,7 +24,7 @@ def make_row(key, cell, net, measured, history, table):
     """
     kinds = measured["nets"][net]
     accuracy = np.array(kinds["distilled"]["accuracy"])  # (seeds, networks)
-    figure = _figure(table, cell, net)
+    figure = _figure(table, key, cell, net)
     published = figure if figure.get("status") == "published" else {}
     runs = history["runs"].values()
     row = {
@@ -48,7 +49,7 @@ def make_row(key, cell, net, measured, history, table):
         "best_checkpoint_mean": np.mean(kinds["best_checkpoint"]["accuracy"]) if "best_checkpoint" in kinds else None,
         "real_subset_mean": np.mean(kinds["real_subset"]["accuracy"]),
         "real_subset_std": np.std(kinds["real_subset"]["accuracy"]),
-        "krr_mean": np.mean(kinds["distilled"]["krr"]),
+        "krr_mean": None if kinds["distilled"]["krr"] is None else np.mean(kinds["distilled"]["krr"]),
         "published_mean": published.get("mean"),
         "published_std": published.get("std"),
         "published_source": published.get("source", NO_FIGURE),
@@ -64,8 +65,10 @@ def make_row(key, cell, net, measured, history, table):
     return row | {"verdict": verdict(row)}
 
 
-def _figure(table, cell, net):
-    """The figure for a cell evaluated on the architecture it was distilled on, its norm aside; else nothing."""
+def _figure(table, key, cell, net):
+    """The figure for a cell, by its key or by its dataset and ipc, on the architecture it was distilled on, its norm aside; else nothing."""
+    if key in table.get("cells", {}):
+        return table["cells"][key] if net == cell.distill.net else {}
     settings = cell.distill  # the tables are of sets of pixels, distilled from all classes and images
     plain = settings.class_steps == 1 and not settings.chunk and not settings.rank
     same = plain and net.split("-")[0] == cell.distill.net.split("-")[0]
@@ -82,7 +85,7 @@ def verdict(row):
     difference = row["accuracy_mean"] - row["published_mean"]
     if row["budget"] == "reduced":
         return f"reduced budget, {difference:+.1f} from the published full one; {over}"
-    margin = 2 * max(row["published_std"], row["accuracy_std"])
+    margin = 2 * max(row["published_std"] or UNSTATED_STD, row["accuracy_std"])
     if difference > margin:
         return f"above ({difference:+.1f}); {over}"
     return f"{'reached' if difference >= -margin else 'below'} ({difference:+.1f}); {over}"

@@ -3,14 +3,37 @@
 import math
 
 import numpy as np
+import torch
 from PIL import Image
 
-from ..files import replacing
+from ..files import replacing, write_json
+from ..synthetic import rendered
 
+SENTENCES = 20  # shown of a set
 GALLERY_LIMIT = 100  # images shown of a set
 GALLERY_WIDTH = 640  # pixels, about
 GAP = 2
 GREY = "#888888"  # legible on a light and on a dark page
+
+
+def save_preview(path, parts, real):
+    """What a person looks at of a distilled set, beside its file `path` -> the file written: a gallery, or sentences as words.
+
+    parts: snapshots of the set's parts; real: the RealSet that it was distilled from.
+    """
+    sets = [rendered(part) for part in parts]
+    x, y = (torch.cat(tensors) for tensors in list(zip(*sets))[:2])
+    if hasattr(real.preprocess, "decode"):
+        shown = [{"words": " ".join(words), "label": label} for words, label in zip(real.preprocess.decode(x[:SENTENCES]), y.tolist())]
+        write_json(path := path.with_suffix(".json"), shown)
+        return path
+    minibatches = sets[0].lr.shape[1] if sets[0].lr is not None else 1
+    classes = min(real.num_classes, len(x))
+    if minibatches == 1 and len(x) % classes == 0:
+        save_gallery(path.with_suffix(".png"), real.preprocess.invert(x.double()), classes)
+    else:  # a row for each minibatch
+        save_gallery(path.with_suffix(".png"), real.preprocess.invert(x.double()), minibatches)
+    return path.with_suffix(".png")
 
 
 def save_gallery(path, pixels, num_classes):

@@ -1,0 +1,26 @@
+"""Labels of real images, losses on labels that may be learned, and what a network's outputs predict.
+
+Source: reference sheet of dataset distillation, sections 5 and 10. A network of two classes may have one output, the logit of class 1,
+and a label that is one number; the loss is then the binary cross-entropy.
+"""
+
+import torch.nn.functional as F
+
+
+def cross_entropy(logits, y):
+    """Mean over the batch of the cross-entropy to labels y as they are, which need not be probabilities; (..., B, C) -> (...)."""
+    if y.shape[-1] == 1:
+        return (F.softplus(logits) - y * logits)[..., 0].mean(-1)
+    return -(y * logits.log_softmax(-1)).sum(-1).mean(-1)
+
+
+def class_labels(labels, num_classes, kind):
+    """Labels (N, C) of the classes `labels` (N,): kind one_hot; or outputs, where those of two classes are one number (N, 1)."""
+    if kind == "outputs" and num_classes == 2:
+        return labels[:, None].float()
+    return F.one_hot(labels, num_classes).float()
+
+
+def predicted(logits):
+    """Classes (...) of logits (..., C)."""
+    return (logits[..., 0] > 0).long() if logits.shape[-1] == 1 else logits.argmax(-1)

@@ -1,0 +1,106 @@
+"""DD: dataset distillation (Wang, Zhu, Torralba, Efros 2018), by differentiating through a network's training on the set.
+
+Source: reference sheet of dataset distillation, sections 1 to 4. The set is S minibatches, which a network takes in turn E times,
+each time at a learned rate of its own; the loss is the trained network's on a batch of real data. On sentences, whose images are
+sequences of word vectors, this is text dataset distillation. Knowing departures: the gradient is formed in constant memory
+(unroll.py), the real batch in parts that stay in the cache, and every random number has a seed.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from ..augment.dd import crop_flip
+from ..losses import cross_entropy, predicted
+from ..lowrank import images_per_class
+from ..networks import build
+from ..passes import autocast, forward_flops, images_per_pass
+from ..rng import generator, restore
+from ..unroll import Flat, gradient, unroll
+
+BETAS = (0.5, 0.999)  # of the outer Adam
+HALVING = 0.5
+
+
+class DD:
+    """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run.
+
+    The set gets a learned rate for each step, and where all networks start from the same weights, these weights.
+    """
+
+    def __init__(self, cfg, syn, seed, compiled="none"):
+        self.cfg, self.syn = cfg, syn
+        device, shape = syn.y.device, tuple(syn.x.shape[1:])
+        self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
+        self.dropout = any(isinstance(m, torch.nn.Dropout) for m in self.net.net.modules())
+        self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment")}
+        self.rngs["dropout"] = generator(seed, "dropout")  # on the CPU: it draws seeds
+        self.part = images_per_pass(cfg.net, shape, device, cfg.conv_dtype)
+        rates = torch.full((cfg.epochs, cfg.minibatches), cfg.lr_start, device=device)
+        syn.add_schedule(rates.expm1().log(), F.softplus, self.net.weights(generator(seed, "start", device=device)) if cfg.start == "fixed" else None)
+        self.optimizer = torch.optim.Adam(syn.learned, cfg.outer_lr, BETAS)
+
+    @staticmethod
+    def step_flops(cfg, shape, classes):
+        """Work of one outer step: the real batch forward and backward; each inner step twice, once of it differentiated."""
+        inner = cfg.epochs * images_per_class(cfg, shape) * len(cfg.classes or range(classes))
+        return forward_flops(cfg.net, shape) * cfg.nets_per_step * (3 * cfg.real_batch + 12 * inner)
+
+    def starts(self):
+        """Weights (K, P) that this outer step's networks start from."""
+        if self.cfg.start == "fixed":
+            return self.syn.start[None]
+        return torch.stack([self.net.weights(self.rngs["weights"]) for _ in range(self.cfg.nets_per_step)])
+
+    def train(self, theta):
+        """Weights (K, P) of networks that started from theta (K, P), after all steps; a function of the set, with its graph."""
+        seeds = torch.randint(2**62, (self.syn.rates.numel(),), generator=self.rngs["dropout"]) if self.dropout else None
+        minibatches = self.cfg.minibatches
+        self.net.net.train()
+
+        def loss(t, theta, images, y):
+            own = slice(t % minibatches * (len(y) // minibatches), (t % minibatches + 1) * (len(y) // minibatches))
+            if self.dropout:  # the same masks when the step is formed anew
+                torch.manual_seed(seeds[t].item())
+            return cross_entropy(self.net(theta, images[own]), y[own]).sum()
+
+        def step(t, state, rates, images, y):
+            theta = state[0]
+            return (theta - rates[t] * gradient(lambda at: loss(t, at, images, y), theta),)
+
+        return unroll(step, self.syn.rates.numel(), (theta,), self.syn.lr.flatten(), self.syn.x, self.syn.labels)[0]
+
+    def judge(self, theta, x, y):
+        """Mean loss of the networks theta (K, P) on a real batch x (B, K, H, W), y (B, C), whose gradient goes into the graph of theta."""
+        leaf = theta.detach().requires_grad_()
+        total = right = 0
+        self.net.net.eval()
+        for images, labels in zip(x.split(self.part), y.split(self.part)):
+            with autocast(x.device, self.cfg.conv_dtype):
+                logits = self.net(leaf, images)
+            loss = cross_entropy(logits.float(), labels).mean() * (len(labels) / len(y))
+            loss.backward()
+            total = total + loss.detach()
+            right = right + (predicted(logits) == predicted(labels - 0.5)).sum()  # one number is 0 or 1
+        theta.backward(leaf.grad)
+        return {"loss": total, "batch_accuracy": right / (len(theta) * len(y))}
+
+    def step(self, step, x, y):
+        """Outer step `step` (from 0) on a real batch x (B, K, H, W), y (B, C) -> metrics on the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.cfg.outer_lr * HALVING ** (step // self.cfg.halve_every)
+        self.optimizer.zero_grad()
+        if self.cfg.augment == "crop_flip":
+            x = crop_flip(x, self.rngs["augment"])
+        metrics = self.judge(self.train(self.starts()), x, y)
+        self.optimizer.step()
+        return metrics
+
+    def state_dict(self):
+        parts = {"syn": self.syn, "optimizer": self.optimizer}
+        return {**{k: v.state_dict() for k, v in parts.items()}, "rng": {k: g.get_state() for k, g in self.rngs.items()}}
+
+    def load_state_dict(self, state):
+        for name in ("syn", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        for name, gen in self.rngs.items():
+            restore(gen, state["rng"][name])

@@ -1,0 +1,14 @@
+"""SLDD: dataset distillation with learned labels (Sucholutsky, Schonlau 2019); fewer images than classes are enough.
+
+Source: reference sheet of dataset distillation, section 10. Labels are learned by the images' Adam and not constrained.
+"""
+
+from .dd import DD
+
+
+class SLDD(DD):
+    """cfg also has `label_softmax`: whether a label is learned through a softmax."""
+
+    def __init__(self, cfg, syn, seed, compiled="none"):
+        super().__init__(cfg, syn, seed, compiled)
+        syn.softmax_labels = cfg.label_softmax

@@ -1,0 +1,103 @@
+"""Networks on sentences: an "image" (1, L, D) of L word vectors.
+
+Source: reference sheet of dataset distillation, section 11.2. Recurrent layers are written from matrix products, because the
+library's have no second derivative on a GPU and no forward one on a CPU, and are not to be stacked over many networks.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .layers import Network
+
+HIDDEN, FILTERS = 100, 100
+
+
+def tanh_cell(gates, state):
+    h = gates.tanh()
+    return h, (h,)
+
+
+def lstm_cell(gates, state):
+    i, f, g, o = gates.chunk(4, -1)
+    cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * cell.tanh()
+    return h, (h, cell)
+
+
+CELLS = {"rnn": (tanh_cell, 1, 1), "lstm": (lstm_cell, 4, 2)}  # the step, its gates, its states
+
+
+class Recurrent(nn.Module):
+    """Layers of recurrent cells, in one direction or two; (B, L, D) -> the last layer's final state of each direction (B, directions * H)."""
+
+    def __init__(self, kind, inputs, hidden, layers=1, directions=1):
+        super().__init__()
+        self.cell, gates, self.states = CELLS[kind]
+        self.hidden, self.directions = hidden, directions
+        widths = [inputs] + [hidden * directions] * (layers - 1)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(nn.ModuleList([nn.Linear(width, gates * hidden), nn.Linear(hidden, gates * hidden)]) for _ in range(directions)) for width in widths
+        )
+
+    def forward(self, x):
+        for layer in self.layers:
+            inputs = [x, x.flip(1)][: self.directions]
+            gates = torch.stack([own[0](i) for own, i in zip(layer, inputs)])  # (directions, B, L, gates * H)
+            weight = torch.stack([own[1].weight.T for own in layer])
+            bias = torch.stack([own[1].bias for own in layer])
+            gates = gates + bias[:, None, None]
+            h = gates.new_zeros(self.directions, len(x), self.hidden)
+            state, outputs = (h,) * self.states, []
+            for t in range(x.shape[1]):
+                h, state = self.cell(torch.baddbmm(gates[:, :, t], h, weight), state)
+                outputs.append(h)
+            x = torch.stack(outputs, 2)  # (directions, B, L, H), the second backwards in time
+            x = torch.cat([x[0], x[1].flip(1)], -1) if self.directions == 2 else x[0]
+        return h.movedim(0, 1).flatten(1)
+
+
+class Sentence(nn.Module):
+    """(B, 1, L, D) -> (B, L, D)."""
+
+    def forward(self, x):
+        return x[:, 0]
+
+
+class MaxOverTime(nn.Module):
+    """Convolutions over 3, 4 and 5 words, the largest response of each filter, dropout."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv1d(dim, FILTERS, k) for k in (3, 4, 5))
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):  # (B, L, D)
+        x = x.transpose(1, 2)
+        return self.dropout(torch.cat([F.relu(convolution(x).amax(2)) for convolution in self.convolutions], 1))
+
+
+def _text(body, in_shape, num_classes, law):
+    return Network(nn.Sequential(Sentence(), *body), in_shape, num_classes, law, layout=torch.contiguous_format)
+
+
+def textconv(in_shape, num_classes, norm, law="xavier"):
+    """TextConvNet1 (once called TextConvNet3): 120,601 weights for vectors of 100 and one output."""
+    return _text([MaxOverTime(in_shape[2])], in_shape, num_classes, law)
+
+
+def textrnn(in_shape, num_classes, norm, law="xavier"):
+    """TextRNN1: two layers of tanh cells in both directions."""
+    return _text([Recurrent("rnn", in_shape[2], HIDDEN, 2, 2)], in_shape, num_classes, law)
+
+
+def textlstm(in_shape, num_classes, norm, law="xavier"):
+    """TextLSTM2: two layers of LSTM cells in both directions."""
+    return _text([Recurrent("lstm", in_shape[2], HIDDEN, 2, 2)], in_shape, num_classes, law)
+
+
+def textconvlstm(in_shape, num_classes, norm, law="xavier"):
+    """TextLSTM1: words are the channels of a convolution along the vectors; then an LSTM over the 16 filters."""
+    width = (in_shape[2] - 4) // 4
+    body = [nn.Conv1d(in_shape[1], 16, 5), nn.MaxPool1d(4), nn.ReLU(), Recurrent("lstm", width, 10)]
+    return _text(body, in_shape, num_classes, law)
