@@ -22,7 +22,7 @@ TREC = ("DESC", "ENTY", "ABBR", "HUM", "NUM", "LOC")
 VECTOR_STD = 0.4  # of random vectors: about GloVe's
 MEBI = 1 << 20
 SPLITS = ("train", "test")
-LEAF = re.compile(r"\(\d ([^()\s]+)\)")
+LEAF = re.compile(r"\(\d ([^()\s]+)\)", re.ASCII)  # a word may hold a no-break space
 TOPICS = {
     "weather": "rain snow wind cloud storm sun fog frost",
     "food": "bread soup rice apple cheese salad stew honey",

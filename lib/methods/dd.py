@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ..augment.dd import crop_flip
 from ..losses import cross_entropy, predicted
 from ..lowrank import images_per_class
+from ..matching import wide
 from ..networks import build
 from ..passes import autocast, forward_flops, images_per_pass
 from ..rng import generator, restore
@@ -77,7 +78,7 @@ class DD:
         for images, labels in zip(x.split(self.part), y.split(self.part)):
             with autocast(x.device, self.cfg.conv_dtype):
                 logits = self.net(leaf, images)
-            loss = cross_entropy(logits.float(), labels).mean() * (len(labels) / len(y))
+            loss = cross_entropy(wide(logits), labels).mean() * (len(labels) / len(y))
             loss.backward()
             total = total + loss.detach()
             right = right + (predicted(logits) == predicted(labels - 0.5)).sum()  # one number is 0 or 1

@@ -52,6 +52,6 @@ def build(name, in_shape, num_classes):
     try:
         if arch in SCALABLE:
             return SCALABLE[arch](in_shape, num_classes, depth, width, norm, **further)
-        return FIXED[arch](in_shape, num_classes, norm)
+        return FIXED[arch](in_shape, num_classes, norm, **further)
     except RuntimeError as error:
         raise ValueError(f"{name} does not fit images of {in_shape[1]}x{in_shape[2]}: {error}") from None
