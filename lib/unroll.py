@@ -64,6 +64,10 @@ class _Unroll(torch.autograd.Function):
     def backward(ctx, *adjoint):
         needed = ctx.needs_input_grad[3 + len(adjoint) :]
         totals = [torch.zeros_like(x) if need else None for x, need in zip(ctx.inputs, needed)]
+        if hasattr(ctx.step, "pullback"):
+            for t in reversed(range(len(ctx.states))):
+                adjoint = ctx.step.pullback(t, ctx.states[t], ctx.inputs, adjoint, totals)
+            return None, None, None, *adjoint, *totals
         inputs = [x.detach().requires_grad_(need) for x, need in zip(ctx.inputs, needed)]
         learned = [x for x in inputs if x.requires_grad]
         for t in reversed(range(len(ctx.states))):
@@ -82,5 +86,7 @@ def unroll(step, steps, state, *inputs):
 
     state: a tuple of tensors; step: differentiable, and the same each time that it is called with a t: random numbers are drawn
     before. Memory: the states, and the graph of one step. Exact: what is dropped is only what the graph would have kept.
+    A step that has `pullback(t, state, inputs, adjoint, totals)` -> the adjoint before it, needs no graph: it adds what reaches the
+    inputs to `totals`, None for those that need no gradient.
     """
     return _Unroll.apply(step, steps, len(state), *state, *inputs)

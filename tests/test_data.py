@@ -309,7 +309,7 @@ def test_folders_that_are_no_dataset(tmp_path, layout, words):
 
 def test_a_split_of_the_wrong_size_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "DIGITS_TRAIN", 1000)
-    with pytest.raises(FileError, match=r"digits: \[1000, 797\] train and test images"):
+    with pytest.raises(FileError, match=r"digits: \[1000, 797\] train and test examples"):
         prepare("digits", load_params().datasets["digits"], tmp_path / "digits", tmp_path)
 
 

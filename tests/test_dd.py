@@ -284,6 +284,6 @@ def test_recurrent_layers_are_the_librarys(kind, library, directions):
     x = torch.randn(4, 9, 5)
     outputs, _ = theirs(x)
     last = torch.cat([outputs[:, -1, :7], outputs[:, 0, 7:]], 1)
-    assert torch.allclose(ours(x), last, atol=1e-6)
+    assert torch.allclose(ours(x), last, atol=1e-5)
     x = torch.randn(1, 3, 5)
     assert ours(x).shape == (1, 7 * directions), "one sentence stays a batch of one"

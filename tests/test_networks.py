@@ -44,7 +44,9 @@ def test_feature_widths_of_the_sheet(name, shape, width):
 
 
 ARCHS = ["convnet2-w32", "conv2-w32", "dcconv2-w32", "kipconv2-w32", *(FIXED.keys() - NORMLESS)]
-NAMES = [arch if norm == "none" else f"{arch}-{norm}" for arch in sorted(ARCHS) for norm in NORMS if (arch[-3:], arch[:6], norm) != ("_dc", "resnet", "layer")] + sorted(NORMLESS)
+NAMES = [
+    arch if norm == "none" else f"{arch}-{norm}" for arch in sorted(ARCHS) for norm in NORMS if (arch[-3:], arch[:6], norm) != ("_dc", "resnet", "layer")
+] + sorted(NORMLESS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,7 +104,9 @@ def test_vmapped_batch_norm_keeps_each_students_statistics():
         assert torch.allclose(buffers["running_var"][s], alone.running_var, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["conv", "conv0", "conv3-w0", "convnets3", "conv3-batch-max", "alexnet2", "conv3-bn", "conv3_batch", "", "vgg16", "mlp-batch", "lenet-group"])
+@pytest.mark.parametrize(
+    "name", ["conv", "conv0", "conv3-w0", "convnets3", "conv3-batch-max", "alexnet2", "conv3-bn", "conv3_batch", "", "vgg16", "mlp-batch", "lenet-group"]
+)
 def test_unknown_names_say_what_is_allowed(name):
     with pytest.raises(ValueError, match="conv3-batch"):
         parse(name)

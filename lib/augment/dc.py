@@ -22,7 +22,12 @@ def augmented(policy, x, generator, host):
     op = torch.randint(len(names), (len(flat),), generator=generator, device=x.device).view(-1, 1, 1, 1)
     u = torch.rand(len(flat), 2, generator=generator, device=x.device)
     noise = torch.randn(flat.shape, generator=generator, device=x.device, dtype=x.dtype) if "noise" in names else None
-    made = {"crop": lambda: crop(flat, u, mean), "scale": lambda: scale(flat, u), "rotate": lambda: rotate(flat, u, mean), "noise": lambda: flat + 0.001 * noise}
+    made = {
+        "crop": lambda: crop(flat, u, mean),
+        "scale": lambda: scale(flat, u),
+        "rotate": lambda: rotate(flat, u, mean),
+        "noise": lambda: flat + 0.001 * noise,
+    }
     out = flat
     for i, name in enumerate(names):
         out = torch.where(op == i, made[name](), out)

@@ -4,9 +4,9 @@ Source: reference sheet of dataset distillation, section 11. Words are what stan
 training split's, by frequency, after the two marks; a sentence is cut or padded at its end.
 """
 
-import io
 import re
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,7 @@ def trec(files, packed, split, fine=False):
     kinds = trec_kinds(files) if fine else list(TREC)
     for line in lines:
         kind, _, question = line.partition(" ")
-        yield question.split(), kinds.index(kind if fine else kind.split(":")[0])
+        yield question.lower().split(), kinds.index(kind if fine else kind.split(":")[0])
 
 
 def trec_kinds(files):
@@ -64,14 +64,20 @@ def sst(files, packed, split):
     else:
         trees = next(data for _, data in members(files[0], 64 * MEBI, lambda n: n.endswith(f"{split}.txt")))
     for line in _lines(trees, "utf-8"):
-        yield LEAF.findall(line), int(line[1])
+        yield [word.lower() for word in LEAF.findall(line)], int(line[1])
 
 
 def imdb(files, packed, split):
     """Reviews as files of aclImdb/{train,test}/{neg,pos}, in the order of their numbers."""
-    found = {name: data for name, data in members(files[0], 1024 * MEBI, lambda n: re.search(rf"/{split}/(neg|pos)/\d+_\d+\.txt$", n))}
-    for name in sorted(found, key=lambda n: (n.split("/")[-2], int(n.split("/")[-1].split("_")[0]))):
-        yield " ".join(_lines(found[name], "utf-8")).split(), ("neg", "pos").index(name.split("/")[-2])
+    reviews = _reviews(files[0])
+    for name in sorted((n for n in reviews if n.split("/")[-3] == split), key=lambda n: (n.split("/")[-2], int(n.split("/")[-1].split("_")[0]))):
+        yield reviews[name].split(), ("neg", "pos").index(name.split("/")[-2])
+
+
+@lru_cache(1)  # both splits are in one archive, which takes a while to unpack
+def _reviews(path):
+    found = members(path, 1024 * MEBI, lambda n: re.search(r"/(train|test)/(neg|pos)/\d+_\d+\.txt$", n))
+    return {name: data.decode("utf-8", errors="replace").lower() for name, data in found}
 
 
 def _lines(data, encoding):
@@ -80,7 +86,12 @@ def _lines(data, encoding):
 
 
 READERS = {"topics": topics, "trec6": trec, "trec50": lambda *args: trec(*args, fine=True), "sst5": sst, "imdb": imdb}
-CLASSES = {"topics": list(TOPICS), "trec6": list(TREC), "sst5": ["very negative", "negative", "neutral", "positive", "very positive"], "imdb": ["negative", "positive"]}
+CLASSES = {
+    "topics": list(TOPICS),
+    "trec6": list(TREC),
+    "sst5": ["very negative", "negative", "neutral", "positive", "very positive"],
+    "imdb": ["negative", "positive"],
+}
 
 
 def class_names(source, files):
@@ -93,7 +104,7 @@ def numbered(source, files, packed):
     Word 0 stands for those that the training split does not have, word 1 pads; the others come by frequency, then by alphabet.
     A sentence of no words is one unknown word.
     """
-    sentences = {split: [([w.lower() for w in words], label) for words, label in READERS[source](files, packed, split)] for split in SPLITS}
+    sentences = {split: list(READERS[source](files, packed, split)) for split in SPLITS}
     counts = Counter(word for words, _ in sentences["train"] for word in words if word not in MARKS)
     words = [*MARKS, *sorted(counts, key=lambda word: (-counts[word], word))]
     number = {word: i for i, word in enumerate(words)}
@@ -169,7 +180,7 @@ def read_vectors(path, lines):
     if path.suffix == ".npz":
         file = np.load(path, allow_pickle=False)
         return dict(zip(file["words"].tolist(), file["vectors"].astype(np.float32)))
-    with io.open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8") as file:
         rows = (line.rstrip("\n").split(" ") for _, line in zip(range(lines), file))
         try:
             return {word: np.array(numbers, np.float32) for word, *numbers in rows}

@@ -16,6 +16,7 @@ from ..matching import wide
 from ..networks import build
 from ..passes import autocast, forward_flops, images_per_pass
 from ..rng import generator, restore
+from ..tape import Descent, tape_of
 from ..unroll import Flat, gradient, unroll
 
 BETAS = (0.5, 0.999)  # of the outer Adam
@@ -32,6 +33,7 @@ class DD:
         self.cfg, self.syn = cfg, syn
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
+        self.tape = tape_of(self.net) if syn.y.shape[1] > 1 else None
         self.dropout = any(isinstance(m, torch.nn.Dropout) for m in self.net.net.modules())
         self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment")}
         self.rngs["dropout"] = generator(seed, "dropout")  # on the CPU: it draws seeds
@@ -54,6 +56,8 @@ class DD:
 
     def train(self, theta):
         """Weights (K, P) of networks that started from theta (K, P), after all steps; a function of the set, with its graph."""
+        if self.tape and len(theta) == 1:
+            return unroll(Descent(self.tape, self.cfg.minibatches), self.syn.rates.numel(), (theta,), self.syn.lr.flatten(), self.syn.x, self.syn.labels)[0]
         seeds = torch.randint(2**62, (self.syn.rates.numel(),), generator=self.rngs["dropout"]) if self.dropout else None
         minibatches = self.cfg.minibatches
         self.net.net.train()

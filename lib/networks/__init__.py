@@ -27,7 +27,8 @@ DEFAULT_WIDTH = 128
 
 def parse(name):
     """Split a network's name -> (arch, depth or None, width, norm, further arguments); ValueError says what is allowed."""
-    pattern = rf"([a-z]+(?:1[18])?(?:_[a-z]+)*)(\d?)(?:-w(\d+))?(?:-({'|'.join(NORMS)}))?(?:-({'|'.join(ACTIVATIONS)}))?(?:-({'|'.join(POOLS)}))?(?:-({'|'.join(LAWS)}))?"
+    words = "".join(f"(?:-({'|'.join(known)}))?" for known in (NORMS, ACTIVATIONS, POOLS, LAWS))
+    pattern = rf"([a-z]+(?:1[18])?(?:_[a-z]+)*)(\d?)(?:-w(\d+))?{words}"
     match = re.fullmatch(pattern, name)
     arch, depth, width, norm, *extra = match.groups() if match else (None,) * 7
     norm, further = norm or "none", {kind: word for kind, word in zip(("activation", "pool", "law"), extra) if word}

@@ -1,0 +1,61 @@
+"""Derivatives of piecewise-linear networks by hand, against autograd through the network's own modules, in float64."""
+
+import pytest
+import torch
+
+from lib.losses import cross_entropy
+from lib.networks import build
+from lib.rng import generator
+from lib.tape import Descent, tape_of
+from lib.unroll import Flat, gradient, unroll
+
+NETS = [("lenet_dd", (1, 28, 28)), ("lenet_dd", (3, 32, 32)), ("dense2-w8", (1, 6, 6)), ("dense1-w4", (3, 4, 4))]
+
+
+def problem(name, shape):
+    gen = generator(0, name)
+    flat = Flat(build(name, shape, 4).double())
+    theta = flat.weights(gen) + 0.1 * torch.randn(len(flat), generator=gen, dtype=torch.float64)  # biases too
+    x, y = torch.randn(6, *shape, generator=gen, dtype=torch.float64), torch.randn(6, 4, generator=gen, dtype=torch.float64)
+    return flat, theta, x, y, torch.randn(len(flat), generator=gen, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name, shape", NETS)
+def test_gradient_and_its_derivative_equal_autograd(name, shape):
+    flat, theta, x, y, direction = problem(name, shape)
+    leaves = [t.clone().requires_grad_() for t in (theta, x, y)]
+    (found,) = torch.autograd.grad(cross_entropy(flat.one(leaves[0], leaves[1]), leaves[2]), leaves[0], create_graph=True)
+    tape = tape_of(flat)
+    assert torch.allclose(tape.gradient(theta, x, y), found, rtol=1e-10, atol=1e-13)
+    slope, *ours = tape.along(theta, direction, x, y)
+    assert slope.item() == pytest.approx((found * direction).sum().item(), rel=1e-10)
+    for mine, exact in zip(ours, torch.autograd.grad(found, leaves, direction)):
+        assert mine.shape == exact.shape and (mine - exact).norm() <= 1e-10 * exact.norm()
+
+
+@pytest.mark.parametrize("name, shape", NETS[1:3])
+def test_descent_is_the_general_unroll(name, shape):
+    flat, theta, x, y, direction = problem(name, shape)
+    y, rates = y.softmax(1), torch.tensor([0.1, 0.02, 0.05, 0.03], dtype=torch.float64)
+
+    def step(t, state, rates, x, y):
+        own = slice(t % 2 * 3, t % 2 * 3 + 3)
+        return (state[0] - rates[t] * gradient(lambda at: cross_entropy(flat(at, x[own]), y[own]).sum(), state[0]),)
+
+    results = []
+    for run in (step, Descent(tape_of(flat), 2)):
+        leaves = [t.clone().requires_grad_() for t in (theta[None], rates, x, y)]
+        (trained,) = unroll(run, 4, (leaves[0],), *leaves[1:])
+        results.append((trained, torch.autograd.grad((trained * direction).sum(), leaves)))
+    assert torch.allclose(results[0][0], results[1][0], rtol=1e-12)
+    for exact, ours in zip(results[0][1], results[1][1]):
+        assert (ours - exact).norm() <= 1e-9 * exact.norm()
+    labels = y.clone()
+    (trained,) = unroll(Descent(tape_of(flat), 2), 4, (theta[None],), rates, x.requires_grad_(), labels)
+    trained.sum().backward()
+    assert x.grad.norm() > 0 and labels.grad is None
+
+
+@pytest.mark.parametrize("name", ["alexcifar", "conv2-w8-batch", "convnet2-w8-instance", "conv2-w8"])
+def test_networks_of_other_layers_go_the_general_way(name):
+    assert tape_of(Flat(build(name, (3, 32, 32), 4))) is None
