@@ -144,13 +144,13 @@ def initial_set(real, cfg, seed):
 
 
 def real_subsets(real, cfg, seed):
-    """The random real images, class steps one after the other, that a cell's distilled set of `seed` is to beat: a DistilledSet."""
+    """The random real images, class steps one after the other, that a cell's distilled set of `seed` is to beat: (x, y)."""
     return join([real_subset(part_of(real, cfg, seed, step), cfg, run_name(seed, step)) for step in range(cfg.class_steps)])
 
 
 def join(sets):
-    """Several sets (x, y) as one DistilledSet."""
-    return DistilledSet(*(torch.cat(tensors) for tensors in zip(*sets)))
+    """Several sets (x, y) as one."""
+    return tuple(torch.cat(tensors) for tensors in zip(*sets))
 
 
 def stacked(sets):

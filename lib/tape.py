@@ -1,114 +1,91 @@
 """First and second derivatives of piecewise-linear networks, without a graph of a graph.
 
-Each layer is linear in its input between kinks (ReLU, maximum pooling, flattening), or bilinear in its input and its weights (dense
-layers, convolutions). So the derivative of a gradient along a direction of the weights (Pearlmutter's R-operator; forward over
-reverse: reference sheet of dataset distillation, section 2.2, variant E) needs no rule that the gradient itself has not: images and
-their tangents go through the same layers, as one batch of twice the size. Exact; a third of the operations of the general way.
+Each layer is linear in its input between kinks (ReLU, maxima), or bilinear in its input and its weights (dense layers, convolutions).
+So the derivative of a gradient along a direction of the weights (Pearlmutter's R-operator; forward over reverse: reference sheet of
+dataset distillation, section 2.2, variant E) needs no rule that the gradient itself has not: images and their tangents go through
+the same layers, side by side. Exact; a fraction of the operations of the general way, which matters where each of them is small.
+
+Inside, a batch comes last and the tangents d (images alone, or images and tangents) second: (rows, d, ..., B).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .networks.layers import PLACES, PooledConv, at_four_places
+
 
 class Dense:
-    """y = x w^T."""
+    """A matrix times the input."""
 
-    spread = (0,)  # the axes of an output over which a bias is spread
+    def lift(self, h):
+        """The input as the columns of a matrix (R, d, n)."""
+        self.shape = h.shape
+        return h.movedim(1, -2).flatten(0, -3) if h.ndim > 3 else h
 
-    def __init__(self, module):
-        pass
+    def lower(self, columns):
+        """The adjoint of `lift`."""
+        if len(self.shape) == 3:
+            return columns
+        return columns.unflatten(0, (self.shape[0], *self.shape[2:-1])).movedim(-2, 1)
 
-    def lift(self, x):
-        return x
+    def output(self, z):
+        return z
 
-    def forward(self, x, w):
-        return x @ w.T
+    def matrix(self, w):
+        return w
 
-    def to_lifted(self, g, w):
-        return g @ w
-
-    def lower(self, x):
-        return x
-
-    def to_weight(self, x, g):
-        return g.T @ x
+    def unmatrix(self, matrix):
+        """The adjoint of `matrix`."""
+        return matrix
 
 
 class Convolution:
-    """A convolution of stride 1, as matrix products with the images' patches: quicker than the library's for few channels."""
-
-    spread = (0, 2, 3)
+    """A PooledConv, its maximum over the four places included: a matrix times the patches of the input."""
 
     def __init__(self, module):
-        self.padding, self.kernel = module.padding[0], module.kernel_size[0]
+        self.padding, self.kernel = module.padding[0], module.kernel_size[0] + 1
 
-    def lift(self, x):
-        """Images (B, K, H, W) -> patches (B, K k k, h w)."""
-        x = F.pad(x, (self.padding,) * 4)
-        self.padded, k = x.shape, self.kernel
-        self.size = (*x.shape[:2], k, k, x.shape[2] - k + 1, x.shape[3] - k + 1)
-        b, c, i, j = x.stride()
-        return x.as_strided(self.size, (b, c, i, j, i, j)).reshape(len(x), x.shape[1] * k * k, -1)
+    def lift(self, h):  # (K, d, H, W, B)
+        h = F.pad(h, (0, 0, *[self.padding] * 4)).contiguous()
+        self.padded, k = h.shape, self.kernel
+        channels, d, height, width, batch = h.shape
+        self.size = (channels, k, k, d, (height - k) // 2 + 1, (width - k) // 2 + 1, batch)
+        c, e, i, j, b = h.stride()
+        return h.as_strided(self.size, (c, i, j, e, 2 * i, 2 * j, b)).reshape(channels * k * k, d, -1)
 
-    def forward(self, patches, w):
-        return (w.flatten(1) @ patches).unflatten(2, self.size[4:])
-
-    def to_lifted(self, g, w):
-        return w.flatten(1).T @ g.flatten(2)
-
-    def lower(self, patches):
-        """The adjoint of `lift`."""
-        patches, (height, width) = patches.view(len(patches), *self.size[1:]), self.size[4:]
-        rows = patches.new_zeros(len(patches), self.size[1], self.kernel, height, self.padded[3])
+    def lower(self, columns):
+        d = columns.shape[1]
+        patches, (height, width, batch) = columns.view(*self.size[:3], d, *self.size[4:]), self.size[4:]
+        rows = patches.new_zeros(*self.size[:2], d, height, self.padded[3], batch)
         for j in range(self.kernel):
-            rows[..., j : j + width] += patches[:, :, :, j]
-        x = patches.new_zeros(len(patches), *self.padded[1:])
+            rows[..., j : j + 2 * width : 2, :] += patches[:, :, j]
+        h = patches.new_zeros(self.size[0], d, *self.padded[2:])
         for i in range(self.kernel):
-            x[:, :, i : i + height] += rows[:, :, i]
+            h[:, :, i : i + 2 * height : 2] += rows[:, i]
         inside = slice(self.padding, -self.padding or None)
-        return x[:, :, inside, inside]
+        return h[:, :, inside, inside]
 
-    def to_weight(self, patches, g):
-        return (g.flatten(2) @ patches.mT).sum(0)
+    def output(self, z):  # (4 O, d, n) -> (O, d, h, w, B)
+        z = z.view(-1, 4, z.shape[1], *self.size[4:])
+        top, self.winner = z[:, :, 0].max(1, keepdim=True)
+        return top if z.shape[2] == 1 else torch.cat([top, z[:, :, 1].gather(1, self.winner)], 1)
 
+    def before(self, g):
+        """The adjoint of `output`."""
+        places = g.new_zeros(len(g), 4, *g.shape[1:])
+        return places.scatter_(1, self.winner.unsqueeze(2).expand(-1, -1, g.shape[1], -1, -1, -1), g.unsqueeze(1)).view(4 * len(g), g.shape[1], -1)
 
-class Rectifier:
-    def forward(self, z):  # (d, B, ...): the images, then their tangents
-        self.open = z[0] > 0
-        return z * self.open
+    def matrix(self, w):
+        return at_four_places(w).flatten(2).flatten(0, 1)
 
-    def backward(self, g):
-        return g * self.open
-
-
-class Maximum:
-    def __init__(self, module):
-        self.window = module.kernel_size, module.stride, module.padding
-
-    def forward(self, z):
-        top, self.winner = F.max_pool2d(z[0], *self.window, return_indices=True)
-        self.shape = z.shape[1:]
-        if len(z) == 1:
-            return top[None]
-        return torch.stack([top, z[1].flatten(2).gather(2, self.winner.flatten(2)).view_as(top)])
-
-    def backward(self, g):
-        winner = self.winner.flatten(2).expand(len(g), -1, -1, -1)
-        return g.new_zeros(len(g), *self.shape[:2], self.shape[2] * self.shape[3]).scatter_add_(3, winner, g.flatten(3)).view(len(g), *self.shape)
+    def unmatrix(self, matrix):
+        k = self.kernel - 1
+        places = matrix.view(-1, 4, self.size[0], k + 1, k + 1)
+        return sum(places[:, place, :, i : i + k, j : j + k] for place, (i, j) in enumerate(PLACES))
 
 
-class Flatten:
-    def forward(self, z):
-        self.shape = z.shape[2:]
-        return z.flatten(2)
-
-    def backward(self, g):
-        return g.unflatten(2, self.shape)
-
-
-LINEAR = {nn.ReLU: lambda module: Rectifier(), nn.MaxPool2d: Maximum, nn.Flatten: lambda module: Flatten()}
-BILINEAR = {nn.Linear: Dense, nn.Conv2d: Convolution}
+LAYERS = {nn.Linear: lambda module: Dense(), PooledConv: Convolution, nn.ReLU: lambda module: "relu", nn.Flatten: lambda module: None}
 
 
 def tape_of(flat):
@@ -116,87 +93,95 @@ def tape_of(flat):
     if not isinstance(flat.net.body, nn.Sequential):
         return None
     modules = [*flat.net.body, flat.net.head]
-    for module in modules:
-        plain = not isinstance(module, nn.Conv2d) or (module.stride == (1, 1) and module.groups == 1 and module.bias is not None)
-        if type(module) not in {**LINEAR, **BILINEAR} or not plain:
-            return None
-    return Tape([{**LINEAR, **BILINEAR}[type(module)](module) for module in modules], list(flat.shapes.values()))
+    if any(type(module) not in LAYERS for module in modules):
+        return None
+    layers = [layer for module in modules if (layer := LAYERS[type(module)](module))]
+    pairs = [(layer, after == "relu") for layer, after in zip(layers, [*layers[1:], None]) if layer != "relu"]
+    return Tape(pairs, list(flat.shapes.values()))
 
 
 class Tape:
-    """The derivatives of a network's mean cross-entropy on images x (B, K, H, W) with labels y (B, C), C above 1, as they are."""
+    """The derivatives of a network's mean cross-entropy on images x (B, K, H, W) with labels y (B, C), C above 1, as they are.
+
+    layers: pairs of a Dense or Convolution and whether a ReLU follows; shapes: of the parameters: weight, bias, weight, ...
+    """
 
     def __init__(self, layers, shapes):
-        self.layers, self.shapes = layers, shapes  # of the parameters, in their order: weight, bias, weight, ...
+        self.layers, self.shapes = layers, shapes
         self.sizes = [shape.numel() for shape in shapes]
 
-    def _views(self, theta):
+    def _pairs(self, theta):
+        """(matrix, bias) of each layer."""
         views = [piece.view(shape) for piece, shape in zip(theta.split(self.sizes), self.shapes)]
-        return iter(list(zip(views[::2], views[1::2])))
+        return [(layer.matrix(w), b) for (layer, _), w, b in zip(self.layers, views[::2], views[1::2])]
 
-    def _loss(self, logits, y):
-        """Logits (B, C) -> probabilities, and the loss's gradient by them."""
-        p = logits.softmax(1)
-        return p, (y.sum(1, keepdim=True) * p - y) / len(y)
+    def _forward(self, pairs, x, moves):
+        """Logits (C, d, B), and what each layer keeps for the way back: its columns, and where its ReLU is open."""
+        h, kept = x.movedim(0, -1).unsqueeze(1), []
+        for (layer, rectified), (matrix, b), move in zip(self.layers, pairs, moves):
+            columns = layer.lift(h)
+            z = (matrix @ columns.flatten(1)).view(len(matrix), *columns.shape[1:])
+            if move:
+                moved = move[0] @ columns[:, 0]
+                z = torch.stack([z[:, 0], moved + z[:, 1] if z.shape[1] == 2 else moved], 1)
+                z.view(len(b), -1, *z.shape[1:])[:, :, 1] += move[1][:, None, None]
+            z.view(len(b), -1, *z.shape[1:])[:, :, 0] += b[:, None, None]
+            h = layer.output(z)
+            opened = h[:, :1] > 0 if rectified else None
+            if rectified:
+                h = h * opened
+            kept.append((columns, opened))
+        return h, kept
+
+    def _back(self, index, g, opened):
+        """A layer's gradient (O, d, ...) on its output -> on its matrix times its columns (rows, d, n)."""
+        layer, rectified = self.layers[index]
+        if rectified:
+            g = g * opened
+        return layer.before(g) if isinstance(layer, Convolution) else g
+
+    def _by_weights(self, index, matrix, by_bias):
+        layer = self.layers[index][0]
+        bias = by_bias.reshape(self.shapes[2 * index + 1].numel(), -1).sum(1)
+        return [layer.unmatrix(matrix).flatten(), bias]
 
     def gradient(self, theta, x, y):
         """By the weights theta (P,) -> (P,)."""
-        weights, saved, h = self._views(theta), [], x[None]
-        for layer in self.layers:
-            if type(layer) in LINEAR_TYPES:
-                h = layer.forward(h)
-                continue
-            w, b = next(weights)
-            lifted = layer.lift(h[0])
-            saved.append((layer, w, lifted))
-            h = (layer.forward(lifted, w) + b.view(-1, *[1] * (len(layer.spread) - 1)))[None]
-        g, found = self._loss(h[0], y)[1][None], []
-        for layer in reversed(self.layers):
-            if type(layer) in LINEAR_TYPES:
-                g = layer.backward(g)
-                continue
-            _, w, h = saved.pop()
-            found = [layer.to_weight(h, g[0]).flatten(), g[0].sum(layer.spread)] + found
-            if not saved:
-                return torch.cat(found)
-            g = layer.lower(layer.to_lifted(g[0], w))[None]
+        pairs = self._pairs(theta)
+        logits, kept = self._forward(pairs, x, [None] * len(pairs))
+        y = y.T
+        g, found = (y.sum(0) * logits[:, 0].softmax(0) - y).div_(y.shape[1])[:, None], []
+        for index in reversed(range(len(pairs))):
+            columns, opened = kept[index]
+            g = self._back(index, g, opened)
+            found = self._by_weights(index, g[:, 0] @ columns[:, 0].T, g) + found
+            if index:
+                g = self.layers[index][0].lower((pairs[index][0].T @ g[:, 0])[:, None])
+        return torch.cat(found)
 
     def along(self, theta, direction, x, y):
         """The gradient's derivative along `direction` (P,): (the loss's own slope (), by the weights (P,), by the images, by the labels)."""
-        weights, moves, saved, h = self._views(theta), self._views(direction), [], x[None]
-        for layer in self.layers:
-            if type(layer) in LINEAR_TYPES:
-                h = layer.forward(h)
-                continue
-            (w, b), (dw, db), wide = next(weights), next(moves), [1] * (len(layer.spread) - 1)
-            lifted = layer.lift(h.flatten(0, 1)).unflatten(0, h.shape[:2])
-            saved.append((layer, w, dw, lifted))
-            z = layer.forward(lifted.flatten(0, 1), w)
-            moved = layer.forward(lifted[0], dw).add_(db.view(-1, *wide))
-            if len(h) == 2:
-                moved += z[len(moved) :]
-            h = torch.stack([z[: len(moved)].add_(b.view(-1, *wide)), moved])
-        p, g = self._loss(h[0], y)
-        slopes = h[1] - (p * h[1]).sum(1, keepdim=True)  # of the log-probabilities
-        by_label = -slopes / len(y)
-        slope, g, found = (g * h[1]).sum(), torch.stack([g, y.sum(1, keepdim=True) * p * slopes / len(y)]), []
-        for layer in reversed(self.layers):
-            if type(layer) in LINEAR_TYPES:
-                g = layer.backward(g)
-                continue
-            _, w, dw, h = saved.pop()
-            outputs = g[1:] if len(h) == 1 else g.flip(0)
-            found = [layer.to_weight(h.flatten(0, 1), outputs.flatten(0, 1)).flatten(), g[1].sum(layer.spread)] + found
-            if not saved:  # the images have no tangent: what is left is theirs
-                g = layer.lower(layer.to_lifted(g[1], w) + layer.to_lifted(g[0], dw))[None]
-                continue
-            back = layer.to_lifted(g.flatten(0, 1), w)
-            back[g.shape[1] :] += layer.to_lifted(g[0], dw)
-            g = layer.lower(back).unflatten(0, g.shape[:2])
-        return slope, torch.cat(found), g[0], by_label
-
-
-LINEAR_TYPES = (Rectifier, Maximum, Flatten)
+        pairs, moves = self._pairs(theta), self._pairs(direction)
+        logits, kept = self._forward(pairs, x, moves)
+        y, p = y.T, logits[:, 0].softmax(0)
+        slopes = logits[:, 1] - (p * logits[:, 1]).sum(0)  # of the log-probabilities
+        weight, n = y.sum(0), y.shape[1]
+        g, found = torch.stack([weight * p - y, weight * p * slopes], 1).div_(n), []
+        slope = (g[:, 0] * logits[:, 1]).sum()
+        for index in reversed(range(len(pairs))):
+            columns, opened = kept[index]
+            g = self._back(index, g, opened)
+            by_matrix = g[:, 1] @ columns[:, 0].T
+            if columns.shape[1] == 2:
+                by_matrix.addmm_(g[:, 0], columns[:, 1].T)
+            found = self._by_weights(index, by_matrix, g[:, 1]) + found
+            layer, matrix, move = self.layers[index][0], pairs[index][0], moves[index][0]
+            moved = move.T @ g[:, 0]
+            if index:
+                back = matrix.T @ g.flatten(1)
+                g = layer.lower(torch.stack([back[:, : moved.shape[1]], moved.add_(back[:, moved.shape[1] :])], 1))
+        by_image = layer.lower((moved.addmm_(matrix.T, g[:, 1]))[:, None])[:, 0].movedim(-1, 0)
+        return slope, torch.cat(found), by_image, -slopes.T / n
 
 
 class Descent:

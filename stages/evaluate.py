@@ -7,7 +7,7 @@ import torch
 
 from lib.files import write_json
 from lib.students import evaluate, krr_accuracy
-from lib.synthetic import load_set, real_subsets, stacked
+from lib.synthetic import DistilledSet, load_set, real_subsets, stacked
 
 from .common import DISTILLED, EVALUATED, device_of, main, provenance, real_set, tracker
 
@@ -24,7 +24,7 @@ def stage(params, key):
         del kinds["best_checkpoint"]
     seeds = cell.distill.seeds
     sets = {kind: [load_set(folder / name.format(s), real.shape, real.num_classes, device) for s in seeds] for kind, name in kinds.items()}
-    sets["real_subset"] = [real_subsets(real, cell.distill, s) for s in seeds]
+    sets["real_subset"] = [DistilledSet(*real_subsets(real, cell.distill, s)) for s in seeds]
     if scheduled := protocol.optimizer == "schedule":
         for i, own in enumerate(sets["distilled"]):
             sets["real_subset"][i] = sets["real_subset"][i]._replace(lr=torch.full_like(own.lr, protocol.lr), start=own.start)

@@ -102,7 +102,7 @@ def test_rank_stays_and_both_factors_move_in_every_method(method):
     run = METHODS[method](cfg, syn, 0)
     x = torch.randn(64, *SHAPE, generator=gen)
     for step in range(3):
-        if cfg.by_class:
+        if cfg.batches == "by_class":
             run.step(step, x, torch.stack([torch.randperm(64, generator=gen)[:BATCH] for _ in range(CLASSES)]))
         else:
             run.step(step, x, torch.randn(64, CLASSES, generator=gen))

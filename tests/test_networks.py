@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.networks import FIXED, NORMLESS, NORMS, build, parse
+from lib.networks import FIXED, NORMLESS, NORMS, TEXT, build, parse
 from lib.networks.layers import BatchNorm
 from lib.params import feature_width
 from lib.rng import generator
@@ -46,14 +46,14 @@ def test_feature_widths_of_the_sheet(name, shape, width):
 ARCHS = ["convnet2-w32", "conv2-w32", "dcconv2-w32", "kipconv2-w32", *(FIXED.keys() - NORMLESS)]
 NAMES = [
     arch if norm == "none" else f"{arch}-{norm}" for arch in sorted(ARCHS) for norm in NORMS if (arch[-3:], arch[:6], norm) != ("_dc", "resnet", "layer")
-] + sorted(NORMLESS)
+] + [*sorted(NORMLESS - {"dense"}), "dense2-w8-orthogonal"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network_and_norm_runs_and_learns(name):
-    size = 64 if "tv" in name else 32
-    net = build(name, (3, size, size), 7).reset(generator(0, "net")).train()
-    x = torch.randn(4, 3, size, size, generator=generator(1, "x"))
+    size, channels = 64 if "tv" in name or name == "alexnet_dd" else 32, 1 if name in TEXT else 3
+    net = build(name, (channels, size, size), 7).reset(generator(0, "net")).train()
+    x = torch.randn(4, channels, size, size, generator=generator(1, "x"))
     logits = net(x)
     assert logits.shape == (4, 7) and logits.isfinite().all()
     logits.square().mean().backward()

@@ -14,6 +14,7 @@ from ..losses import cross_entropy, predicted
 from ..lowrank import images_per_class
 from ..matching import wide
 from ..networks import build
+from ..networks.text import Recurrent
 from ..passes import autocast, forward_flops, images_per_pass
 from ..rng import generator, restore
 from ..tape import Descent, tape_of
@@ -33,6 +34,7 @@ class DD:
         self.cfg, self.syn = cfg, syn
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
+        self.recurrent = [m for m in self.net.net.modules() if isinstance(m, Recurrent)]
         self.tape = tape_of(self.net) if syn.y.shape[1] > 1 else None
         self.dropout = any(isinstance(m, torch.nn.Dropout) for m in self.net.net.modules())
         self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment")}
@@ -79,6 +81,8 @@ class DD:
         leaf = theta.detach().requires_grad_()
         total = right = 0
         self.net.net.eval()
+        for layer in self.recurrent:  # a first derivative is enough here
+            layer.library = len(theta) == 1
         for images, labels in zip(x.split(self.part), y.split(self.part)):
             with autocast(x.device, self.cfg.conv_dtype):
                 logits = self.net(leaf, images)
@@ -86,6 +90,8 @@ class DD:
             loss.backward()
             total = total + loss.detach()
             right = right + (predicted(logits) == predicted(labels - 0.5)).sum()  # one number is 0 or 1
+        for layer in self.recurrent:
+            layer.library = False
         theta.backward(leaf.grad)
         return {"loss": total, "batch_accuracy": right / (len(theta) * len(y))}
 

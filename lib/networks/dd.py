@@ -7,7 +7,7 @@ on a quarter of the numbers; an image of 28 pixels is padded to 32 where a netwo
 import torch
 from torch import nn
 
-from .layers import Network
+from .layers import Network, PooledConv
 
 
 class ResponseNorm(nn.LocalResponseNorm):
@@ -35,8 +35,7 @@ def dense(in_shape, num_classes, depth, width, norm, law="xavier"):
 def lenet_dd(in_shape, num_classes, norm, law="xavier"):
     """LeNet-5 with ReLU and maximum pooling, for images of 28 or 32 pixels: 61,706 weights on MNIST."""
     body = [
-        nn.Conv2d(in_shape[0], 6, 5, padding=2 if in_shape[1] == 28 else 0), nn.MaxPool2d(2), nn.ReLU(),
-        nn.Conv2d(6, 16, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(),
+        PooledConv(in_shape[0], 6, 5, padding=2 if in_shape[1] == 28 else 0), nn.ReLU(), PooledConv(6, 16, 5), nn.ReLU(), nn.Flatten(),
     ]  # fmt: skip
     width = _flat_width(nn.Sequential(*body), in_shape)
     return Network(nn.Sequential(*body, *_dense([width, 120, 84])), in_shape, num_classes, law, layout=torch.contiguous_format)
