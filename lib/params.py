@@ -280,6 +280,7 @@ def _check_cell(reader, key, cell, datasets, preprocessing, protocol_names, prot
     for column, name in (("distill.watch_protocol", distill.watch_protocol), ("evaluate.protocol", cell.evaluate.protocol)):
         if reader.reference(f"{path}.{column}", name, protocol_names, "protocols"):
             _check_loss(reader, f"{path}.{column}", name, protocols, distill)
+    _check_baselines(reader, path, cell, protocols)
     if cell.dataset not in datasets or cell.preprocessing not in preprocessing:
         return False
     dataset, shape = datasets[cell.dataset], shape_of(cell, datasets, preprocessing)
@@ -327,6 +328,12 @@ def _check_loss(reader, path, name, protocols, distill):
         reader.error(path, name, f"has loss {protocols[name].loss}; this method's {distill.labels} labels need a protocol of {must}")
     if protocols[name].optimizer == "schedule" and not isinstance(distill, METHOD_PARAMS["dd"]):
         reader.error(path, name, "follows a set's own schedule, which only dd and sldd give it")
+
+
+def _check_baselines(reader, path, cell, protocols):
+    protocol = protocols.get(cell.evaluate.protocol)
+    if cell.evaluate.baselines and protocol and protocol.optimizer != "schedule":
+        reader.error(f"{path}.evaluate.baselines", True, "are of sets with a schedule: take a protocol of optimizer schedule, or false")
 
 
 def _check_schedule(reader, path, distill, shape, classes):

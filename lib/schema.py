@@ -229,6 +229,7 @@ class Evaluate:
 
     protocol: str
     nets: tuple[str, ...]
+    baselines: bool = False  # of a set with a schedule: real images chosen in several ways, and nearest neighbours
 
 
 @dataclass(frozen=True)

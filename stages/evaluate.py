@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import torch
 
+from lib.baselines import BASELINES, baseline, nearest_neighbours
 from lib.files import write_json
 from lib.students import evaluate, krr_accuracy
 from lib.synthetic import DistilledSet, load_set, real_subsets, stacked
@@ -42,8 +43,23 @@ def stage(params, key):
                     rows[kind] = {"accuracy": own.tolist(), "krr": None if scheduled else own_krr.tolist()}  # [seed][network], [seed]
                     track.log(0, {f"{net}/{kind}": own.mean().item()})
                     print(f"{net:14} {kind:16} {own.mean():6.2f} % +- {own.std(correction=0):.2f}   KRR {own_krr.mean():6.2f} %", flush=True)
+            if cfg.baselines:
+                rows["baselines"] = real_baselines(net, sets["distilled"], real, cell.distill, protocol.num_nets)
             results[net] = {**rows, "wall_s": round(time.monotonic() - started, 1)}
     write_json(EVALUATED / cell.suite / f"{key}.json", {"cell": key, "seeds": list(seeds), "nets": results, **prov})
+
+
+def real_baselines(net, sets, real, cfg, num_nets):
+    """{name: accuracies in percent of all networks and seeds} of real images in place of each seed's distilled set."""
+    found = {}
+    for seed, own in zip(cfg.seeds, sets):
+        for name in BASELINES:
+            accuracy, rate = baseline(name, net, own, real, cfg, num_nets, seed)
+            found.setdefault(name, []).extend(accuracy.tolist())
+            print(f"{net:14} seed {seed} {name:16} {accuracy.mean():6.2f} % at the rate {rate}", flush=True)
+        for kind in ("random_real", "kmeans_real"):
+            found.setdefault(f"neighbours of {kind}", []).append(nearest_neighbours(real, cfg, seed, kind))
+    return found
 
 
 def by_size(stacks):

@@ -1,0 +1,79 @@
+"""Baselines of sets with a schedule: reference sheet of dataset distillation, section 7."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lib.baselines import BASELINES, KEPT, RATES, accuracies, baseline, nearest_neighbours
+from lib.data.real import RealSet
+from lib.params import load_params
+from lib.synthetic import DistilledSet
+
+CFG = replace(load_params(only="digits-dd-digits-ipc1").cells["digits-dd-digits-ipc1"].distill, ipc=4, minibatches=2, epochs=2)
+NET = "dense1-w8"
+
+
+@pytest.fixture(scope="module")
+def real():
+    """Three classes of 4x4 images, apart from each other."""
+    gen = torch.Generator().manual_seed(0)
+    y = torch.arange(300) % 3
+    x = 1.5 * torch.nn.functional.one_hot(y, 16).float().view(-1, 1, 4, 4) + 0.5 * torch.randn(300, 1, 4, 4, generator=gen)
+    return RealSet(x[:200], y[:200], x[200:], y[200:], None, {"num_classes": 3})
+
+
+def test_average_is_each_classs_mean_in_every_minibatch(real):
+    ((x, y),) = BASELINES["average_real"](real, CFG, 0)
+    assert y.argmax(1).tolist() == [0, 0, 1, 1, 2, 2] * 2
+    for image, label in zip(x, y.argmax(1)):
+        assert torch.allclose(image, real.train_x[real.train_y == label].mean(0))
+
+
+def test_centroids_are_lloyds_fixed_point(real):
+    ((x, y),) = BASELINES["kmeans_real"](real, CFG, 0)
+    for label in range(3):
+        members = real.train_x[real.train_y == label].flatten(1)
+        centroids = x[y.argmax(1) == label].flatten(1)
+        nearest = torch.cdist(members, centroids).argmin(1)
+        assert torch.allclose(torch.stack([members[nearest == k].mean(0) for k in range(4)]), centroids, atol=1e-4)
+    ((one, _),) = BASELINES["kmeans_real"](real, replace(CFG, ipc=1, minibatches=1), 0)
+    ((mean, _),) = BASELINES["average_real"](real, replace(CFG, ipc=1, minibatches=1), 0)
+    assert torch.allclose(one, mean, atol=1e-5), "one centroid is the mean"
+
+
+def test_rate_is_the_best_on_training_images_and_the_sets_too(real):
+    distilled = DistilledSet(None, None, torch.full((2, 2), 0.5))
+    accuracy, rate = baseline("optimised_real", NET, distilled, real, CFG, 5, 0)
+    assert rate in RATES and len(accuracy) == 5 * KEPT
+    sets = [DistilledSet(*pair, torch.full((2, 2), rate)) for pair in BASELINES["optimised_real"](real, CFG, 0)]
+    everyone = accuracies(NET, sets, real, None, 5, "0.test", test=True)
+    assert accuracy.mean() > everyone.mean() and accuracies(NET, sets, real, None, 20, 0).mean(1).std() > 0
+    random, _ = baseline("random_real", NET, distilled, real, CFG, 5, 0)
+    assert len(random) == 5 and random.mean() > 100 / 3
+    fixed = replace_start(distilled, real)
+    accuracy, _ = baseline("average_real", NET, fixed, real, CFG, 3, 0)
+    assert accuracy.std() == 0, "one start, one network"
+
+
+def replace_start(distilled, real):
+    from lib.networks import build
+    from lib.rng import generator
+    from lib.unroll import Flat
+
+    return distilled._replace(start=Flat(build(NET, real.shape, 3)).weights(generator(0, "start")))
+
+
+def test_neighbours_vote_by_the_best_number_and_norm(real):
+    accuracy = nearest_neighbours(real, CFG, 0, "kmeans_real")
+    ((x, y),) = BASELINES["kmeans_real"](real, CFG, 0)
+    tried = []
+    for k in (1, 3):
+        for p in (1, 2):
+            order = torch.cdist(real.test_x.flatten(1), x.flatten(1), p=p).argsort(1)[:, :k]
+            votes = y.argmax(1)[order]
+            winner = np.array([np.bincount(row, minlength=3).argmax() for row in votes.numpy()])
+            tried.append(100 * (winner == real.test_y.numpy()).mean())
+    assert any(accuracy == pytest.approx(one) for one in tried)
+    assert nearest_neighbours(real, replace(CFG, ipc=1, minibatches=1), 0, "average_real") > 80
