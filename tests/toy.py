@@ -10,8 +10,7 @@ import yaml
 
 CELL, TOUCHED = "digits-frepo-digits-ipc1", "digits-isa-digits-ipc1"
 CONTINUAL, MEMBERSHIP = "digits-frepo-digits-ipc1-steps5", "digits-frepo-digits-ipc10-chunk500"
-LOWRANK = "digits-dm-digits-ipc1-rank2"
-CELLS = (CELL, TOUCHED, CONTINUAL, MEMBERSHIP, LOWRANK)
+CELLS = (CELL, TOUCHED, CONTINUAL, MEMBERSHIP)
 ENV = {
     **{k: v for k, v in os.environ.items() if not k.startswith("DVC_")},
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -32,15 +31,13 @@ def toy(params):
     params["cells"] = {key: row for key, row in params["cells"].items() if row["suite"] != "digits" or key in CELLS}
     for key in CELLS:
         params["cells"][key]["distill"] |= {"steps": 40, "seeds": [0], "watch_every": 20}
-        if key != LOWRANK:
-            params["cells"][key]["distill"]["pool_size"] = 2
-            params["cells"][key]["evaluate"]["nets"] = ["conv2-w32"]
+        params["cells"][key]["distill"]["pool_size"] = 2
+        params["cells"][key]["evaluate"]["nets"] = ["conv2-w32"]
     params["cells"][CONTINUAL]["distill"] |= {"steps": 5, "watch_every": 0}
     params["cells"][MEMBERSHIP]["distill"] |= {"seeds": [0, 1], "steps": 10, "watch_every": 0}
     params["membership"][MEMBERSHIP] |= {"updates": [10, 20], "shadows": 2}
     for name in ("digits", "digits-memory"):
         params["protocols"][name]["steps"] = 50
-    params["cells"][LOWRANK].pop("baseline")
     params["runtime"]["checkpoint_minutes"] = 0.002
 
 
