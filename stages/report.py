@@ -3,11 +3,11 @@
 import shutil
 import sys
 
-from lib.files import read_json, write_json
+from lib.files import load_tensors, read_json, write_json
 from lib.report.applications import continual_rows, membership_rows
 from lib.report.compare import make_row, paired, published_figures
 from lib.report.page import write_page
-from lib.report.suite import application_figures, grid_figures
+from lib.report.suite import application_figures, grid_figures, label_figure
 
 from .common import DISTILLED, EVALUATED, REPORTS, main
 
@@ -32,6 +32,8 @@ def stage(params, suite):
         if first.exists():
             shutil.copyfile(first, out / f"{key}.png")
             galleries.append({"file": f"{key}.png", "caption": f"{key}: the distilled images, one class after the other (seed {cell.distill.seeds[0]})"})
+            if cell.method == "sldd":
+                galleries += label_figure(out, key, load_tensors(first.with_suffix(".safetensors"))[0]["y"])
         else:
             sentences[key] = read_json(first.with_suffix(".json"))
         if (path := evaluated.with_name(f"{key}.continual.json")).exists():

@@ -1,17 +1,21 @@
 """The report: arithmetic, verdicts, honest treatment of unverified figures, and a page that is safe and self-contained."""
 
+import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
+from lib.data.text import WordVectors
 from lib.params import load_params
 from lib.report.applications import continual_rows, membership_rows
 from lib.report.compare import make_row, paired, published_figures, verdict
-from lib.report.figures import plot_ipc, plot_steps, save_gallery
+from lib.report.figures import plot_ipc, plot_steps, save_gallery, save_preview
 from lib.report.page import write_page
-from lib.report.suite import application_figures, grid_figures
+from lib.report.suite import application_figures, grid_figures, label_figure
 
 HISTORY = {"runs": {"0": {"wall_s": 10.0, "history": []}, "1": {"wall_s": 5.5, "history": []}}, "device": "CPU", "commit": "abc", "torch": "2"}
 
@@ -217,3 +221,39 @@ def test_a_set_of_a_chunk_or_of_class_steps_has_no_plain_figure():
         found = row(key, "conv3-w32")
         assert found["published_mean"] is None and found["unverified_mean"] is None
     assert row("reduced-frepo-mnist-ipc1")["unverified_mean"] == 93.0
+
+
+def test_figures_of_dataset_distillation_belong_to_cells():
+    found = row("dd-dd-mnist-ipc1-fixed", "lenet_dd", distilled=((93.8,), (93.0,)))
+    assert found["published_mean"] == 94.0 and found["published_std"] is None and found["verdict"].startswith("reached (-0.6)")
+    assert row("dd-dd-mnist-ipc1-fixed", "conv3")["published_mean"] is None
+    assert row("dd-dd-mnist-ipc10-fixed", "lenet_dd")["unverified_mean"] == 96.6
+    assert row("tdd-sldd-trec6-ipc1-fixed-twitter", "textlstm")["verdict"].startswith("no published figure"), "other vectors, another row"
+
+
+def test_learned_labels_are_drawn_and_others_not(tmp_path):
+    learned = torch.tensor([[2.5, -0.4], [0.3, 0.9]])
+    (figure,) = label_figure(tmp_path, "k", learned)
+    assert ">-0.4<" in (tmp_path / figure["file"]).read_text().replace("\u2212", "-")
+    assert label_figure(tmp_path, "k", torch.eye(5)) == [] == label_figure(tmp_path, "k", torch.randn(100, 10))
+
+
+def test_sentences_and_baselines_are_on_the_page_and_escaped(tmp_path):
+    found = row("dd-dd-mnist-ipc1-fixed", "lenet_dd") | {"baselines": {"average_real": [30.0, 2.0]}}
+    content = {"suite": "tdd", "rows": [found], "continual": [], "membership": [], "figures": [], "provenance": []}
+    content["sentences"] = {"cell": [{"words": "great <br />movie <script>", "label": [2.58]}]}
+    write_page(tmp_path / "index.html", [{**content, "folder": tmp_path}], [])
+    page = (tmp_path / "index.html").read_text()
+    assert "great &lt;br /&gt;movie &lt;script&gt;" in page and "<script>" not in page and "2.58" in page
+    assert "average real" in page and "30.0 ± 2.0" in page
+
+
+def test_preview_of_sentences_is_words_and_of_minibatches_a_row_each(tmp_path):
+    words = WordVectors(["<unk>", "<pad>", "good", "bad"], torch.eye(4), 2)
+    part = {"x": torch.eye(4)[torch.tensor([[2, 3], [3, 3]])].unsqueeze(1), "y": torch.tensor([[1.5], [-0.5]]), "lr": torch.ones(1, 1)}
+    path = save_preview(tmp_path / "seed0.safetensors", [part], SimpleNamespace(preprocess=words, num_classes=2))
+    assert json.loads(path.read_text()) == [{"words": "good bad", "label": [1.5]}, {"words": "bad bad", "label": [-0.5]}]
+    part = {"x": torch.rand(20, 1, 8, 8), "y": torch.eye(10).repeat(2, 1), "lr": torch.ones(1, 2)}
+    plain = SimpleNamespace(preprocess=SimpleNamespace(invert=lambda x: x), num_classes=10)
+    with Image.open(save_preview(tmp_path / "seed1.safetensors", [part], plain)) as sheet:
+        assert sheet.width > 4 * sheet.height, "two rows of ten"

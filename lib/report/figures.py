@@ -127,7 +127,7 @@ def plot_membership(path, lines):
 
 
 def plot_heat(path, rows, columns, values):
-    """A heat map of accuracies: values (R, C), NaN where nothing was measured."""
+    """A heat map: values (R, C), NaN where nothing was measured."""
     figure, axes = _axes("", "", (1.6 + 0.95 * len(columns) + 0.07 * max(map(len, rows)), 1.2 + 0.36 * len(rows)))
     axes.grid(False)
     axes.imshow(values, cmap="viridis", aspect="auto")

@@ -4,6 +4,7 @@ import numpy as np
 
 from .figures import plot_continual, plot_heat, plot_ipc, plot_membership, plot_steps
 
+SHOWN_LABELS = 20
 MEMORIES = {"distilled": "distilled", "random": "random real images", "herding": "herded real images"}
 TRAINED_ON = {"distilled": "on the distilled set", "initial": "on the images it started from", "real": "on the chunk itself"}
 
@@ -34,6 +35,14 @@ def grid_figures(out, rows, curves):
         plot_heat(out / "networks.svg", crossed, networks, values)
         figures.append({"file": "networks.svg", "caption": "Across architectures: accuracy (%) on the distilled set of the last step"})
     return figures
+
+
+def label_figure(out, key, y):
+    """The learned labels y (N, C) of a small set, as a heat map; nothing where they are not learned or the set is large."""
+    if not 1 < len(y) <= SHOWN_LABELS or set(y.flatten().tolist()) <= {0.0, 1.0}:
+        return []
+    plot_heat(out / f"{key}.labels.svg", [f"image {i + 1}" for i in range(len(y))], [f"class {c}" for c in range(y.shape[1])], y.numpy())
+    return [{"file": f"{key}.labels.svg", "caption": f"{key}: the learned labels, as networks are trained on them"}]
 
 
 def application_figures(out, continual, membership):
