@@ -59,7 +59,7 @@ class Students:
                 stacks.setdefault(name, []).append(tensor.clone())
         names = dict(self.template.named_parameters())
         stacks = {name: torch.stack(tensors) for name, tensors in stacks.items()}
-        self.params = {name: t.requires_grad_() for name, t in stacks.items() if name in names}
+        self.params = {name: t for name, t in stacks.items() if name in names}
         self.buffers = {name: t for name, t in stacks.items() if name not in names}
 
     def __len__(self):
@@ -88,14 +88,11 @@ class Students:
         return vmap(lambda state, x: functional_call(wrapper, state, (x,)), (0, None if shared else 0), randomness="different")(state, x)
 
     def leaves(self, part):
-        """The parameters of the students in `part` as leaves, on the stacks' memory, gradients too.
+        """The parameters of the students in `part` as leaves on the stacks' memory.
 
         Slicing inside of the graph would give every part a gradient as large as all students'.
         """
-        views = {k: v.detach()[part].requires_grad_() for k, v in self.params.items()}
-        for name, view in views.items():
-            view.grad = self.params[name].grad[part]
-        return views
+        return {k: v[part].requires_grad_() for k, v in self.params.items()}
 
     def train(self, x, y, protocol, after=None):
         """Train every student on its set by `protocol` (schema.Protocol). x (M, N, K, H, W), y (M, N, C): the M sets.
@@ -106,25 +103,26 @@ class Students:
         batch = min(n, protocol.batch)
         per_epoch, loss = -(-n // batch), LOSSES[protocol.loss]
         gen, host = generator(self.seed, "students", device=self.device), generator(self.seed, "students", "families")
-        if protocol.optimizer == "adam":
-            optimizer = torch.optim.Adam(self.params.values(), protocol.lr, fused=True)
-        else:
-            optimizer = torch.optim.SGD(self.params.values(), protocol.lr, SGD_MOMENTUM, weight_decay=SGD_DECAY, fused=True)
-        for p in self.params.values():
-            p.grad = torch.zeros_like(p)
-        chunks = [(part, self.leaves(part)) for part in self.chunks(batch)]
+        chunks = []
+        for part in self.chunks(batch):  # an update for each, while its gradients are in the cache
+            leaves = self.leaves(part)
+            if protocol.optimizer == "adam":
+                optimizer = torch.optim.Adam(leaves.values(), protocol.lr, fused=True)
+            else:
+                optimizer = torch.optim.SGD(leaves.values(), protocol.lr, SGD_MOMENTUM, weight_decay=SGD_DECAY, fused=True)
+            chunks.append((part, leaves, optimizer))
         self.template.train()
         for step, chosen in enumerate(self._batches(n, batch, protocol, gen)):
             batch_x, batch_y = x[self.set_of[:, None], chosen], y[self.set_of[:, None], chosen]
             batch_x = augmented(protocol.augment, batch_x, gen, host)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(protocol, step, per_epoch)
-            if protocol.optimizer == "sgd" and step == drop_step(protocol, per_epoch):
-                optimizer.state.clear()
-            optimizer.zero_grad(set_to_none=False)
-            for part, leaves in chunks:  # the students' losses are independent: their sum has each one's own gradient
+            for part, leaves, optimizer in chunks:
+                optimizer.param_groups[0]["lr"] = learning_rate(protocol, step, per_epoch)
+                if protocol.optimizer == "sgd" and step == drop_step(protocol, per_epoch):
+                    optimizer.state.clear()
+                # The students' losses are independent: their sum has each one's own gradient.
                 loss(self.call(part, batch_x[part], params=leaves), batch_y[part]).sum().backward()
-            optimizer.step()
+                optimizer.step()
+                optimizer.zero_grad()
             if after:
                 after(step + 1)
                 self.template.train()
@@ -150,7 +148,7 @@ class Students:
             batch_x, batch_y = (tensor[:, start : start + batch][self.set_of] for tensor in (x, y))
             torch.manual_seed(seeds + t)
             for part in chunks:
-                leaves = {k: v.detach()[part].requires_grad_() for k, v in self.params.items()}
+                leaves = self.leaves(part)
                 loss = cross_entropy(self.call(part, batch_x[part], params=leaves), batch_y[part]).sum()
                 for p, gradient in zip(leaves.values(), torch.autograd.grad(loss, list(leaves.values()))):
                     p.detach().sub_(gradient * rates[part, t].view(-1, *[1] * (p.ndim - 1)))
