@@ -10,7 +10,6 @@ covariance U diag(s) U^T:
 """
 
 import numpy as np
-import scipy.linalg
 import torch
 from tqdm import tqdm
 
@@ -38,6 +37,8 @@ def fit_zca(images, form, eps, checkerboard=1):
 
     Returns (mean (K, H, W), vectors (D, D), scale (D,)) in float64, eigenvalues descending: W = vectors diag(scale) vectors^T.
     """
+    import scipy.linalg  # a quarter of a second, of every stage
+
     count, total = 0, 0
     for x in images():
         count, total = count + len(x), total + x.sum(0)
