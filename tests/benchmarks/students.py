@@ -55,11 +55,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--net", help="only this network")
     parser.add_argument("--json", help="also write the rows to this file")
     args = parser.parse_args()
     keep_freed_memory()
     device, rows = torch.device(args.device), []
-    for case in CASES:
+    for case in CASES if args.net is None else [case for case in CASES if case[0] == args.net]:
         row = measure(*case, device, args.repeats)
         rows.append(row)
         print(f"{row['network']:15} {str(row['shape']):12} {row['images']:4} images: together {row['together_ms']:8.1f} ms a step, "
