@@ -12,6 +12,7 @@ Images are random numbers: the time does not depend on their values.
 import argparse
 import json
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -120,10 +121,13 @@ def measure(minibatches, steps, repeats):
     found = {kind: [] for kind in workers}
     for _ in range(repeats + 2):
         for kind, process in workers.items():
+            process.send_signal(signal.SIGCONT)
             process.stdin.write("\n")
             process.stdin.flush()
             found[kind].append(json.loads(process.stdout.readline()))
+            process.send_signal(signal.SIGSTOP)  # its threads would go on waiting for work, busily
     for process in workers.values():
+        process.send_signal(signal.SIGCONT)
         process.communicate()
     return {kind: summary(each[2:]) for kind, each in found.items()}
 
