@@ -54,7 +54,7 @@ FASHION_MNIST = _idx(
     ("t10k-labels-idx1-ubyte.gz", 5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
 )
 _KRIZ, _FASTAI = "https://www.cs.toronto.edu/~kriz", "https://s3.amazonaws.com/fast-ai-imageclas"
-_TREC, _IMDB = "https://cogcomp.seas.upenn.edu/Data/QA/QC", "https://ai.stanford.edu/~amaas/data/sentiment"
+_TREC, _IMDB = "http://cogcomp.org/Data/QA/QC", "https://ai.stanford.edu/~amaas/data/sentiment"
 _HOUSES = "http://ufldl.stanford.edu/housenumbers"
 _IMAGENET = "http://www.image-net.org/data/downsample"
 ARCHIVES = {
