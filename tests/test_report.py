@@ -89,14 +89,13 @@ def test_figures_belong_to_the_network_they_were_measured_on():
 
 
 def test_gallery_shows_the_images_class_by_class(tmp_path):
-    from PIL import Image
-
-    pixels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 2, 2) / 3
-    save_gallery(tmp_path / "g.png", pixels, 2)
-    image = Image.open(tmp_path / "g.png").convert("RGB")
-    width, height = image.size
-    quarter = [image.getpixel((int(width * a), int(height * b)))[0] for b in (0.2, 0.8) for a in (0.2, 0.8)]
-    assert quarter == [0, 85, 170, 255]
+    pixels = torch.arange(12.0).view(12, 1, 1, 1).expand(12, 1, 2, 2) / 11
+    for classes, columns in ((2, 6), (6, 10), (12, 10)):  # six of each fill a row; five twos a row of ten
+        save_gallery(tmp_path / "g.png", pixels, classes)
+        image = Image.open(tmp_path / "g.png").convert("RGB")
+        width, height = image.size[0] / columns, image.size[1] / 2
+        shown = [image.getpixel((int(width * (i % columns + 0.5)), int(height * (i // columns + 0.5))))[0] for i in range(12)]
+        assert shown == [round(255 * i / 11) for i in range(12)]
 
 
 def test_page_is_self_contained_and_escapes_names(tmp_path):

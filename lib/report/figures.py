@@ -37,10 +37,10 @@ def save_preview(path, parts, real):
 
 
 def save_gallery(path, pixels, num_classes):
-    """Write a grid of images (N, K, H, W) in [0, 1], class-major, as PNG: a row per class, or rows of ten for one each."""
+    """Write a grid of images (N, K, H, W) in [0, 1], class-major, as PNG: rows of at most ten, of one class or of several whole ones."""
     n, _, height, width = pixels.shape
     ipc = n // num_classes
-    columns = 10 if ipc == 1 else min(ipc, 10)
+    columns = min(max(10 // ipc, 1) * min(ipc, 10), n)
     shown = [c * ipc + i for c in range(num_classes) for i in range(min(ipc, 10))][:GALLERY_LIMIT]
     rows = math.ceil(len(shown) / columns)
     scale = max(1, GALLERY_WIDTH // (columns * (width + GAP)))
