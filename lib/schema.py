@@ -26,7 +26,7 @@ KNOWN_SOURCES = {  # name -> (channels, classes, smallest training class, traini
     "caltech_birds2011": (3, 200, 29, 5994, 5794),
     "topics": (1, 4, 150, 800, 400),
     "trec6": (1, 6, 86, 5452, 500),
-    "trec50": (1, 50, 3, 5452, 500),
+    "trec50": (1, 50, 4, 5452, 500),
     "sst5": (1, 5, 1092, 8544, 2210),
     "imdb": (1, 2, 12496, 25000, 25000),
 }

@@ -66,6 +66,15 @@ def test_trees_are_read_from_their_zip(tmp_path):
     assert list(text.sst([tmp_path / "trees.zip"], False, "test")) == [(["dull", "-lrb-"], 1)]
 
 
+def test_what_is_no_treebank_is_refused_by_name(tmp_path):
+    with zipfile.ZipFile(tmp_path / "trees.zip", "w") as archive:
+        archive.writestr("trees/train.txt", "a plain sentence\n")
+    with pytest.raises(FileError, match="trees.zip: train: not a tree.*'a plain sentence'"):
+        list(text.sst([tmp_path / "trees.zip"], False, "train"))
+    with pytest.raises(FileError, match="trees.zip: holds no test.txt"):
+        list(text.sst([tmp_path / "trees.zip"], False, "test"))
+
+
 def test_fine_classes_are_pairs(tmp_path):
     files = trec_files(tmp_path, b"ENTY:other a\nHUM:desc b\nLOC:other c\n", b"LOC:other d\n")
     assert text.trec_kinds(files) == ["ENTY:other", "HUM:desc", "LOC:other"]

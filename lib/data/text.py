@@ -62,8 +62,12 @@ def sst(files, packed, split):
     if packed:
         trees = Path(files[SPLITS.index(split)]).read_bytes()
     else:
-        trees = next(data for _, data in members(files[0], 64 * MEBI, lambda n: n.endswith(f"{split}.txt")))
+        trees = next((data for _, data in members(files[0], 64 * MEBI, lambda n: n.endswith(f"{split}.txt"))), None)
+        if trees is None:
+            raise FileError(f"{files[0]}: holds no {split}.txt; delete it and get it again")
     for line in _lines(trees, "utf-8"):
+        if not re.match(r"\([0-4] ", line):
+            raise FileError(f"{files[0]}: {split}: not a tree with a class from 0 to 4: {line[:40]!r}")
         yield [word.lower() for word in LEAF.findall(line)], int(line[1])
 
 
