@@ -67,14 +67,25 @@ class Convolution:
         return h[:, :, inside, inside]
 
     def output(self, z):  # (4 O, d, n) -> (O, d, h, w, B)
-        z = z.view(-1, 4, z.shape[1], *self.size[4:])
-        top, self.winner = z[:, :, 0].max(1, keepdim=True)
-        return top if z.shape[2] == 1 else torch.cat([top, z[:, :, 1].gather(1, self.winner)], 1)
+        z = z.view(-1, 2, 2, z.shape[1], *self.size[4:])  # two rows of two places
+        value = z[:, :, :, 0]
+        self.right = value[:, :, 1] > value[:, :, 0]
+        rows = torch.maximum(value[:, :, 0], value[:, :, 1])
+        self.below = rows[:, 1] > rows[:, 0]
+        top = torch.maximum(rows[:, 0], rows[:, 1]).unsqueeze(1)
+        if z.shape[3] == 1:
+            return top
+        slope = torch.where(self.right, z[:, :, 1, 1], z[:, :, 0, 1])
+        return torch.cat([top, torch.where(self.below, slope[:, 1], slope[:, 0]).unsqueeze(1)], 1)
 
     def before(self, g):
-        """The adjoint of `output`."""
-        places = g.new_zeros(len(g), 4, *g.shape[1:])
-        return places.scatter_(1, self.winner.unsqueeze(2).expand(-1, -1, g.shape[1], -1, -1, -1), g.unsqueeze(1)).view(4 * len(g), g.shape[1], -1)
+        """The adjoint of `output`: to the place that had the maximum, the first of equals."""
+        places = g.new_empty(len(g), 2, 2, *g.shape[1:])
+        below = self.below.unsqueeze(1)
+        for row, own in enumerate((g * ~below, g * below)):
+            torch.mul(own, self.right[:, row].unsqueeze(1), out=places[:, row, 1])
+            torch.sub(own, places[:, row, 1], out=places[:, row, 0])
+        return places.view(4 * len(g), g.shape[1], -1)
 
     def matrix(self, w):
         return at_four_places(w).flatten(2).flatten(0, 1)
@@ -146,7 +157,7 @@ class Tape:
         return [layer.unmatrix(matrix).flatten(), bias]
 
     def gradient(self, theta, x, y):
-        """By the weights theta (P,) -> (P,)."""
+        """By the weights theta (P,) -> (P,), and the logits (B, C)."""
         pairs = self._pairs(theta)
         logits, kept = self._forward(pairs, x, [None] * len(pairs))
         y = y.T
@@ -157,7 +168,7 @@ class Tape:
             found = self._by_weights(index, g[:, 0] @ columns[:, 0].T, g) + found
             if index:
                 g = self.layers[index][0].lower((pairs[index][0].T @ g[:, 0])[:, None])
-        return torch.cat(found)
+        return torch.cat(found), logits[:, 0].T
 
     def along(self, theta, direction, x, y):
         """The gradient's derivative along `direction` (P,): (the loss's own slope (), by the weights (P,), by the images, by the labels)."""
@@ -197,7 +208,7 @@ class Descent:
         return tensor[start : start + size]
 
     def __call__(self, t, state, rates, x, y):
-        return (torch.sub(state[0], self.tape.gradient(state[0][0], self.own(t, x), self.own(t, y)) * rates[t]),)
+        return (torch.sub(state[0], self.tape.gradient(state[0][0], self.own(t, x), self.own(t, y))[0] * rates[t]),)
 
     def pullback(self, t, state, inputs, adjoint, totals):
         rates, x, y = inputs
