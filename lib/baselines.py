@@ -7,6 +7,7 @@ the one of RATES that does best on training images (the paper reports the best o
 import numpy as np
 import torch
 
+from .data.real import attacked
 from .losses import class_labels, predicted
 from .rng import generator
 from .students import Students
@@ -54,11 +55,14 @@ BASELINES = {"random_real": random_real, "optimised_real": drawn_real, "average_
 
 
 def accuracies(net, sets, real, start, nets, seed, test=False):
-    """(M, nets) accuracy in percent of networks trained on M DistilledSets, on training images, or on the test set."""
+    """(M, nets) accuracy in percent of networks trained on M DistilledSets, on training images, or on the test set.
+
+    start: the weights (1 or nets, P) that each set's networks start from, or None.
+    """
     x, y, lr, _ = stacked(sets)
     students = Students(net, real.shape, y.shape[-1], [m for m in range(len(x)) for _ in range(nets)], seed, x.device)
     if start is not None:
-        students.start_from(start.expand(len(students), -1))
+        students.start_from(start.repeat(len(students) // len(start), 1))
     students.follow(x, y, lr)
     if test:
         return students.accuracy(real.test_x, real.test_y).view(len(sets), nets).cpu()
@@ -66,19 +70,42 @@ def accuracies(net, sets, real, start, nets, seed, test=False):
     return students.accuracy(real.train_x[chosen], real.train_y[chosen]).view(len(sets), nets).cpu()
 
 
-def baseline(name, net, distilled, real, cfg, num_nets, seed):
-    """Accuracy (sets * num_nets,) in percent of a baseline of a DistilledSet, and the rate that it was trained at."""
-    judges = num_nets if distilled.start is not None else JUDGES
+def untrained(net, distilled, real, start, num_nets, seed):
+    """Test accuracy (num_nets,) in percent of the networks as they start."""
+    return accuracies(net, [distilled._replace(lr=distilled.lr[:0])], real, start, num_nets, f"{seed}.test", test=True)[0]
+
+
+def attack_scores(net, distilled, real, start, num_nets, attack, seed):
+    """What training on a set of labels attack (CLASS, TARGET) does to a network, in percent: accuracy, that with CLASS passing for TARGET,
+    that on CLASS before and after, and how much of CLASS is taken for TARGET (the sheet, section 8)."""
+    found = {}
+    for when, lr in (("before", distilled.lr[:0]), ("after", distilled.lr)):
+        students = Students(net, real.shape, distilled.y.shape[-1], [0] * num_nets, f"{seed}.test", distilled.x.device)
+        if start is not None:
+            students.start_from(start.repeat(num_nets // len(start), 1))
+        guess = students.follow(distilled.x[None], distilled.y[None], lr[None]).predictions(real.test_x)
+        own = real.test_y == attack[0]
+        scores = {
+            "accuracy": guess == real.test_y, "accuracy as modified": guess == attacked(real.test_y, attack),
+            "accuracy on the class": guess[:, own] == attack[0], "taken for the target": guess[:, own] == attack[1],
+        }  # fmt: skip
+        found |= {f"{name}, {when}": (100 * right.float().mean()).item() for name, right in scores.items()}
+    return found
+
+
+def baseline(name, net, distilled, real, cfg, start, num_nets, seed):
+    """Accuracy (sets * num_nets,) in percent of a baseline of a DistilledSet, and the rate that it was trained at; start: as `accuracies` has it."""
+    judges = num_nets if start is not None else JUDGES
     pairs = BASELINES[name](real, cfg, seed)
     by_rate = {}
     for rate in RATES:
         sets = [DistilledSet(*pair, torch.full_like(distilled.lr, rate)) for pair in pairs]
-        by_rate[rate] = sets, accuracies(net, sets, real, distilled.start, judges, seed).mean(1)
+        by_rate[rate] = sets, accuracies(net, sets, real, start, judges, seed).mean(1)
     rate = max(RATES, key=lambda rate: by_rate[rate][1].mean())
     sets, scores = by_rate[rate]
     if len(sets) > 1:
         sets = [sets[i] for i in scores.argsort(descending=True)[:KEPT]]
-    return accuracies(net, sets, real, distilled.start, num_nets, f"{seed}.test", test=True).flatten(), rate
+    return accuracies(net, sets, real, start, num_nets, f"{seed}.test", test=True).flatten(), rate
 
 
 def nearest_neighbours(real, cfg, seed, kind):

@@ -85,6 +85,8 @@ def check_finite(name, progress, checkpoint):
     if not progress.pending:
         return torch.empty(0, dtype=torch.float64)
     loss = torch.stack([m["loss"] for m in progress.pending]).double().cpu()
+    if "step_size" in progress.pending[0]:
+        check_step_size(name, progress, torch.stack([m["step_size"] for m in progress.pending]).double().cpu())
     bad = (~loss.isfinite()).nonzero()
     if len(bad):
         i = int(bad[0])
@@ -96,6 +98,14 @@ def check_finite(name, progress, checkpoint):
             "A lower learning rate of the images, conv_dtype: float32 or (FRePo, ISA) krr_dtype: float64 are what usually helps"
         )
     return loss
+
+
+def check_step_size(name, progress, sizes):
+    """Refuse a learned step size that is no longer above 0; one that explodes is seen by the loss."""
+    for i, size in enumerate(sizes.tolist()):
+        if size <= 0:
+            at = progress.step - len(sizes) + i + 1
+            raise NonFiniteLoss(f"{name}: the learned step size is {size:.3g} at step {at}: it must stay above 0; lower lr_lr or lr_img, or raise lr_start")
 
 
 def fetch(name, progress, checkpoint):

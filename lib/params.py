@@ -15,7 +15,9 @@ import yaml
 
 from .lowrank import images_per_class
 from .networks import TEXT, build, parse
-from .schema import KNOWN_SOURCES, METHOD_PARAMS, TEXT_SOURCES, Cell, Continual, Dataset, Evaluate, Membership, Params, Preprocessing, Protocol, Runtime, Words
+from .schema import (
+    KNOWN_SOURCES, METHOD_PARAMS, TEXT_SOURCES, TRAJECTORIES, Cell, Continual, Dataset, Evaluate, Experts, Membership, Params, Preprocessing, Protocol, Runtime, Words,
+)  # fmt: skip
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C, where PyYAML was built with it
 KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -134,7 +136,7 @@ def load_params(path="params.yaml", only=None):
 
 def _read(reader, node):
     top = reader.mapping(node, "(top level)")
-    tables = ("runtime", "datasets", "preprocessing", "protocols", "methods", "suites", "cells", "continual", "membership")
+    tables = ("runtime", "datasets", "preprocessing", "protocols", "methods", "suites", "experts", "cells", "expert_cells", "continual", "membership")
     for key in top.keys() - set(tables):
         reader.error(key, "...", f"unknown table; known are {', '.join(tables)}")
     table = {}
@@ -164,23 +166,26 @@ def _read(reader, node):
         lambda row: Words if isinstance(row, dict) and row.get("dataset") in texts else None,
     )  # fmt: skip
     protocols = read_all(Protocol, "protocols", _check_protocol)
-    cells = {}
-    for key, row in table["cells"].items():
-        cell = _read_cell(reader, key, row, table, suites) if KEY.fullmatch(key) else None
-        if cell and _check_cell(reader, key, cell, datasets, preprocessing, table["protocols"], protocols):
+    experts = read_all(Experts, "experts", lambda *a: _check_experts(*a, datasets, preprocessing))
+    cells, rows = {}, {**table["cells"], **table["expert_cells"]}
+    for key in table["cells"].keys() & table["expert_cells"].keys():
+        reader.error(f"expert_cells.{key}", key, "is a key of cells too")
+    for key, row in rows.items():
+        path = f"{'cells' if key in table['cells'] else 'expert_cells'}.{key}"
+        cell = _read_cell(reader, path, row, table, suites) if KEY.fullmatch(key) else None
+        if cell and _check_experts_of(reader, path, cell, table["experts"], experts) and _check_cell(reader, path, cell, datasets, preprocessing, table["protocols"], protocols):
             cells[key] = cell
     for key, cell in cells.items():
         if cell.baseline is not None:
-            reader.reference(f"cells.{key}.baseline", cell.baseline, table["cells"], "cells")
+            reader.reference(f"cells.{key}.baseline", cell.baseline, rows, "cells")
     shapes = {key: shape_of(cell, datasets, preprocessing) for key, cell in cells.items()}
-    applied = [cells, table["cells"], table["protocols"], protocols, shapes]
+    applied = [cells, rows, table["protocols"], protocols, shapes]
     continual = read_all(Continual, "continual", lambda *a: _check_continual(*a, *applied))
     membership = read_all(Membership, "membership", lambda *a: _check_membership(*a, *applied))
-    return Params(runtime, tuple(suites), datasets, preprocessing, protocols, cells, continual, membership)
+    return Params(runtime, tuple(suites), datasets, preprocessing, protocols, experts, cells, continual, membership)
 
 
-def _read_cell(reader, key, row, table, suites):
-    path = f"cells.{key}"
+def _read_cell(reader, path, row, table, suites):
     before = len(reader.errors)
     values = reader.section(Cell, row, path, nested=("distill", "evaluate"))
     if len(reader.errors) > before:
@@ -260,6 +265,58 @@ def _check_protocol(reader, protocol, path):
     return True
 
 
+def _check_experts(reader, row, path, datasets, preprocessing):
+    before = len(reader.errors)
+    if not reader.reference(f"{path}.dataset", row.dataset, datasets, "datasets") or not reader.reference(
+        f"{path}.preprocessing", row.preprocessing, preprocessing, "preprocessing"
+    ):
+        return False
+    if preprocessing[row.preprocessing].dataset != row.dataset:
+        reader.error(f"{path}.preprocessing", row.preprocessing, f"is of {preprocessing[row.preprocessing].dataset}, not {row.dataset}")
+    if row.held_out >= row.count:
+        reader.error(f"{path}.held_out", row.held_out, f"must be below count ({row.count})")
+    if row.keep > row.epochs:
+        reader.error(f"{path}.keep", row.keep, f"must be at most epochs ({row.epochs})")
+    _check_network(reader, f"{path}.net", row.net, shape_of(row, datasets, preprocessing))
+    return len(reader.errors) == before
+
+
+def _check_experts_of(reader, path, cell, names, experts):
+    """A cell's row of experts: that it is there, and that it has what the cell takes of it."""
+    distill, before, listed = cell.distill, len(reader.errors), path.startswith("expert_cells.")
+    if listed != (cell.experts is not None):
+        must = "name a row of experts" if listed else "cells with experts are rows of expert_cells: move it there"
+        reader.error(f"{path}.experts", cell.experts, must)
+    if cell.experts is None:
+        if isinstance(distill, TRAJECTORIES):
+            reader.error(f"{path}.method", cell.method, "needs experts: make it a row of expert_cells")
+        return len(reader.errors) == before
+    if not reader.reference(f"{path}.experts", cell.experts, names, "experts") or cell.experts not in experts:
+        return False
+    row = experts[cell.experts]
+    if distill.net != row.net:
+        reader.error(f"{path}.distill.net", distill.net, f"must be {row.net}, the network of its experts")
+    if isinstance(distill, TRAJECTORIES):
+        for column in ("dataset", "preprocessing"):
+            if getattr(cell, column) != getattr(row, column):
+                reader.error(f"{path}.{column}", getattr(cell, column), f"must be {getattr(row, column)}, as of its experts")
+        last = distill.max_start - 1 + distill.expert_epochs
+        if last > row.keep + (row.keep + 1 == row.epochs):
+            reader.error(f"{path}.distill.max_start", distill.max_start, f"needs the experts' epoch {last}; experts.{cell.experts} keeps {row.keep}: raise its keep")
+        if distill.max_start <= distill.min_start or distill.max_start_first > distill.max_start or 0 < distill.max_start_first <= distill.min_start:
+            found = [distill.min_start, distill.max_start_first, distill.max_start]
+            reader.error(f"{path}.distill.max_start", found, "min_start must be below max_start_first (unless 0), and this at most max_start")
+        if distill.class_steps > 1 or distill.chunk:
+            reader.error(f"{path}.distill.class_steps", distill.class_steps, "must be 1, and chunk 0: the experts have seen all images")
+    elif not isinstance(distill, METHOD_PARAMS["dd"]):
+        reader.error(f"{path}.method", cell.method, "takes no experts: make it a row of cells")
+    elif list(cell.evaluate.nets) != [row.net]:
+        reader.error(f"{path}.evaluate.nets", list(cell.evaluate.nets), f"must be [{row.net}], whose weights its networks start from")
+    elif distill.start == "random" and not row.held_out:
+        reader.error(f"{path}.experts", cell.experts, f"has no held_out experts, from which evaluations start: raise experts.{cell.experts}.held_out")
+    return len(reader.errors) == before
+
+
 def in_shape(dataset):
     """(K, H, W) of a dataset's images."""
     channels = KNOWN_SOURCES[dataset.source][0] if dataset.source else dataset.channels
@@ -272,8 +329,8 @@ def shape_of(cell, datasets, preprocessing):
     return (1, pre.length, pre.dim) if isinstance(pre, Words) else in_shape(datasets[cell.dataset])
 
 
-def _check_cell(reader, key, cell, datasets, preprocessing, protocol_names, protocols):
-    path, before, distill = f"cells.{key}", len(reader.errors), cell.distill
+def _check_cell(reader, path, cell, datasets, preprocessing, protocol_names, protocols):
+    key, before, distill = path.split(".", 1)[1], len(reader.errors), cell.distill
     expected = f"{cell.suite}-{cell.method}-{cell.dataset}-ipc{distill.ipc}"
     if not key.startswith(f"{cell.suite}-{cell.method}-{cell.dataset}-ipc"):
         reader.error(path, key, f"a cell's key is SUITE-METHOD-DATASET-ipcN, here {expected}")

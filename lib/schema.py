@@ -16,6 +16,7 @@ KNOWN_SOURCES = {  # name -> (channels, classes, smallest training class, traini
     "digits": (1, 10, 128, 1297, 500),
     "mnist": (1, 10, 5421, 60000, 10000),
     "fashion_mnist": (1, 10, 6000, 60000, 10000),
+    "usps": (1, 10, 542, 7291, 2007),
     "svhn": (3, 10, 4659, 73257, 26032),
     "cifar10": (3, 10, 5000, 50000, 10000),
     "cifar100": (3, 100, 500, 50000, 10000),
@@ -116,6 +117,31 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Networks trained on real data with snapshots on the way: trajectories to match, or trained networks to start from.
+
+    sgd: plain; gsam: towards flat minima (EDF's sheet, section 4); adam: with DD's constants.
+    """
+
+    dataset: str
+    preprocessing: str
+    net: str
+    count: int = at_least(1)
+    epochs: int = at_least(1)
+    keep: int = at_least(0)  # the snapshots of the first so many epochs stay, with the start and the last
+    optimizer: str = one_of("sgd", "gsam", "adam")
+    lr: float = above_zero()
+    batch: int = at_least(1)
+    augment: str = one_of(*POLICIES)
+    held_out: int = at_least(0, default=0)  # of them, the last, which no distillation sees: starts for evaluations
+    seed: int = at_least(0, default=0)
+    halve_every: int = at_least(0, default=0)  # epochs after which lr is halved; 0: never
+    together: int = at_least(1, default=10)  # trained at once
+    rho: float = above_zero(default=0.01)  # of gsam
+    alpha: float = fraction(default=0.3)
+
+
+@dataclass(frozen=True)
 class Distill:
     """What every method's cell says of its distillation."""
 
@@ -123,12 +149,13 @@ class Distill:
     batches: ClassVar[str] = "by_class"  # a step takes `real_batch` images of each class; or a batch of all, which may straddle epochs or not
     classes: ClassVar[None] = None  # that have images in the set; None: all
     minibatches: ClassVar[int] = 1  # of the set, where their order counts
+    real_batch: ClassVar[int] = 0
+    attack: ClassVar[None] = None
     label_start: ClassVar[str] = "one_hot"
     net: str
     ipc: int = at_least(1)
     seeds: tuple[int, ...] = items(lambda s: s >= 0, "a list of distinct integers of at least 0")
     steps: int = at_least(1)
-    real_batch: int = at_least(1)
     init: str = one_of("real", "noise", "svd")  # svd, for a rank alone: the best factors of real images
     rank: int = at_least(0)  # 0: pixels; else each channel is a product of two learned factors of this rank
     images: int = at_least(0)  # per class, of a rank; 0: as many as fit the memory of `ipc` images of pixels
@@ -147,6 +174,7 @@ class FRePo(Distill):
 
     labels: ClassVar[str] = "centred"
     batches: ClassVar[str] = "straddling"
+    real_batch: int = at_least(1)
     flip: bool
     learn_labels: bool
     outer_lr: float = above_zero()
@@ -170,6 +198,7 @@ class ISA(FRePo):
 class DM(Distill):
     """Distribution matching. A step is one update of the images by one random network."""
 
+    real_batch: int = at_least(1)
     lr_img: float = above_zero()
     augment: str = one_of("none", *STRATEGIES)
 
@@ -178,6 +207,7 @@ class DM(Distill):
 class DC(Distill):
     """Gradient matching. A step is one update of the images, `outer` of them to a network."""
 
+    real_batch: int = at_least(1)
     lr_img: float = above_zero()
     distance: str = one_of(*DISTANCES)
     outer: int = at_least(1)
@@ -195,16 +225,21 @@ class DSA(DC):
 
 @dataclass(frozen=True)
 class DD(Distill):
-    """Dataset distillation: `epochs` passes of gradient descent over `minibatches`, together `ipc` images of each class."""
+    """Dataset distillation: `epochs` passes of gradient descent over `minibatches`, together `ipc` images of each class.
+
+    A cell with experts starts from their last weights: adaptation where they come from other data, an attack where it asks for one.
+    """
 
     labels: ClassVar[str] = "outputs"
     batches: ClassVar[str] = "epochs"
     learn_labels: ClassVar[bool] = False
+    real_batch: int = at_least(1)
+    attack: tuple[int, ...] | None = check(lambda v: len(v) == 2 and min(v) >= 0 and v[0] != v[1], "[CLASS, TARGET]: images of CLASS are to be taken for TARGET")
     classes: tuple[int, ...] | None = items(lambda c: c >= 0, "a list of distinct classes")
     minibatches: int = at_least(1)
     epochs: int = at_least(1)
     lr_start: float = above_zero()  # the rates' first value
-    start: str = one_of("fixed", "random")  # of the networks: the same weights always, or new ones in each step
+    start: str = one_of("fixed", "random")  # of the networks: the same weights always, or others in each step
     nets_per_step: int = at_least(1)
     outer_lr: float = above_zero()
     halve_every: int = at_least(1)  # outer steps after which outer_lr is halved
@@ -220,7 +255,31 @@ class SLDD(DD):
     label_softmax: bool
 
 
-METHOD_PARAMS = {"dd": DD, "sldd": SLDD, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM}
+@dataclass(frozen=True)
+class MTT(Distill):
+    """Matching of training trajectories: `inner_steps` of gradient descent on the set against `expert_epochs` of an expert.
+
+    Experts start at an epoch from min_start up to, exclusively, max_start; with expand_steps, this bound grows from max_start_first.
+    """
+
+    batches: ClassVar[str] = "segments"
+    learn_labels: ClassVar[bool] = False
+    inner_steps: int = at_least(0)
+    expert_epochs: int = at_least(1)
+    min_start: int = at_least(0)
+    max_start: int = at_least(1)
+    max_start_first: int = at_least(0)  # 0: max_start
+    expand_steps: int = at_least(0)
+    batch_syn: int = at_least(0)  # images of an inner step; 0: all
+    lr_img: float = above_zero()
+    lr_start: float = above_zero()  # the learned rate's first value
+    lr_lr: float = at_least(0.0)
+    augment: str = one_of("none", *STRATEGIES)
+    gradient: str = one_of("exact", "tesla")  # tesla: weights on the way taken for constants
+
+
+METHOD_PARAMS = {"dd": DD, "sldd": SLDD, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM, "mtt": MTT}
+TRAJECTORIES = MTT  # methods that need a row of experts
 
 
 @dataclass(frozen=True)
@@ -243,6 +302,7 @@ class Cell:
     budget: str = one_of("full", "reduced")  # reduced: not the paper's schedule; never compared as if it were
     distill: Distill
     evaluate: Evaluate
+    experts: str | None = None  # the row of experts whose trajectories it matches, or from whose networks it starts
     baseline: str | None = None  # another cell: the report gives the difference to it, seed by seed
 
 
@@ -291,6 +351,7 @@ class Params:
     datasets: dict[str, Dataset]
     preprocessing: dict[str, Preprocessing | Words]
     protocols: dict[str, Protocol]
-    cells: dict[str, Cell]
+    experts: dict[str, Experts]
+    cells: dict[str, Cell]  # those of the table `expert_cells` too
     continual: dict[str, Continual]
     membership: dict[str, Membership]

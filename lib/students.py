@@ -23,14 +23,15 @@ CPU_BATCHED_FLOPS = 2e8  # of one student's step: beyond it a CPU's arithmetic b
 SGD_MOMENTUM, SGD_DECAY = 0.9, 5e-4
 
 
-def learning_rate(protocol, step, per_epoch=1):
-    """Of update `step` (from 0). adam: linear warm-up from 0, then cosine from `lr` down to `lr * lr_final`; sgd: `lr`, then a tenth."""
+def learning_rate(protocol, step, per_epoch=1, lr=None):
+    """Of update `step` (from 0). adam: linear warm-up from 0, then cosine from `lr` (the protocol's) down to `lr * lr_final`; sgd: `lr`, then a tenth."""
+    lr = protocol.lr if lr is None else lr
     if protocol.optimizer == "sgd":
-        return protocol.lr * (1.0 if step < drop_step(protocol, per_epoch) else 0.1)
+        return lr * (1.0 if step < drop_step(protocol, per_epoch) else 0.1)
     if step < protocol.warmup:
-        return protocol.lr * step / protocol.warmup
+        return lr * step / protocol.warmup
     progress = (step - protocol.warmup) / max(protocol.steps - protocol.warmup, 1)
-    return protocol.lr * (protocol.lr_final + (1 - protocol.lr_final) * 0.5 * (1 + cos(pi * progress)))
+    return lr * (protocol.lr_final + (1 - protocol.lr_final) * 0.5 * (1 + cos(pi * progress)))
 
 
 def drop_step(protocol, per_epoch):
@@ -65,14 +66,21 @@ class Students:
     def __len__(self):
         return len(self.set_of)
 
-    def chunks(self, batch):
-        """Slices of students that go through the network together."""
-        size = len(self)
+    def chunks(self, batch, of_one_set=False):
+        """Slices of students that go through the network together; of_one_set: each of one set's students alone."""
+        if of_one_set:
+            ends = self.set_of.bincount().cumsum(0).tolist()
+            own = [(part, first) for first, last in zip([0, *ends], ends) for part in self._slices(batch, last - first)]
+            return [slice(first + part.start, first + part.stop) for part, first in own]
+        return self._slices(batch, len(self))
+
+    def _slices(self, batch, count):
+        size = count
         if self.device.type == "cuda":
             size = max(CUDA_NUMBERS // (batch * widest_layer(self.net, self.shape)), 1)
         elif 3 * batch * forward_flops(self.net, self.shape) > CPU_BATCHED_FLOPS:
             size = 1
-        return [slice(s, min(s + size, len(self))) for s in range(0, len(self), size)]
+        return [slice(s, min(s + size, count)) for s in range(0, count, size)]
 
     def call(self, part, x, shared=False, features=False, params=None):
         """Outputs (s, B, C), or features (s, B, F), of the students in slice `part` on x (s, B, ...), or on shared x (B, ...).
@@ -94,9 +102,10 @@ class Students:
         """
         return {k: v[part].requires_grad_() for k, v in self.params.items()}
 
-    def train(self, x, y, protocol, after=None):
+    def train(self, x, y, protocol, after=None, lr=None):
         """Train every student on its set by `protocol` (schema.Protocol). x (M, N, K, H, W), y (M, N, C): the M sets.
 
+        lr (M,), where given: the first rate of each set's students, in place of the protocol's; these must be in the order of the sets.
         after(updates), where given, is called after each update, for those who look at the students on their way.
         """
         n = x.shape[1]
@@ -104,19 +113,19 @@ class Students:
         per_epoch, loss = -(-n // batch), LOSSES[protocol.loss]
         gen, host = generator(self.seed, "students", device=self.device), generator(self.seed, "students", "families")
         chunks = []
-        for part in self.chunks(batch):  # an update for each, while its gradients are in the cache
-            leaves = self.leaves(part)
+        for part in self.chunks(batch, lr is not None):  # an update for each, while its gradients are in the cache
+            leaves, rate = self.leaves(part), protocol.lr if lr is None else lr[self.set_of[part.start]].item()
             if protocol.optimizer == "adam":
-                optimizer = torch.optim.Adam(leaves.values(), protocol.lr, fused=True)
+                optimizer = torch.optim.Adam(leaves.values(), rate, fused=True)
             else:
-                optimizer = torch.optim.SGD(leaves.values(), protocol.lr, SGD_MOMENTUM, weight_decay=SGD_DECAY, fused=True)
-            chunks.append((part, leaves, optimizer))
+                optimizer = torch.optim.SGD(leaves.values(), rate, SGD_MOMENTUM, weight_decay=SGD_DECAY, fused=True)
+            chunks.append((part, leaves, optimizer, rate))
         self.template.train()
         for step, chosen in enumerate(self._batches(n, batch, protocol, gen)):
             batch_x, batch_y = x[self.set_of[:, None], chosen], y[self.set_of[:, None], chosen]
             batch_x = augmented(protocol.augment, batch_x, gen, host)
-            for part, leaves, optimizer in chunks:
-                optimizer.param_groups[0]["lr"] = learning_rate(protocol, step, per_epoch)
+            for part, leaves, optimizer, rate in chunks:
+                optimizer.param_groups[0]["lr"] = learning_rate(protocol, step, per_epoch, rate)
                 if protocol.optimizer == "sgd" and step == drop_step(protocol, per_epoch):
                     optimizer.state.clear()
                 # The students' losses are independent: their sum has each one's own gradient.
@@ -203,20 +212,24 @@ class _Method(torch.nn.Module):
         return getattr(self.net, self.method)(x)
 
 
-def evaluate(net, x, y, real, protocol, seed, lr=None, start=None):
-    """Train `protocol.num_nets` students of `net` on each of the M sets x (M, N, K, H, W), y (M, N, C), all at once.
+def trained(net, x, y, real, protocol, seed, lr=None, start=None):
+    """`protocol.num_nets` students of `net` for each of the M sets x (M, N, K, H, W), y (M, N, C), trained all at once.
 
-    lr (M, E, S), start (M, P): the sets' own schedules and starting weights, which the protocol `schedule` follows.
-    Returns test accuracies (M, num_nets) in percent, on the CPU.
+    lr (M, E, S): the sets' own rates; the protocol `schedule` follows them, sgd takes a single one (M, 1, 1) in place of its own.
+    start (M, P), or (M, num_nets, P): weights that the students start from.
     """
     set_of = [m for m in range(len(x)) for _ in range(protocol.num_nets)]
     students = Students(net, real.shape, y.shape[-1], set_of, seed, x.device)
+    if start is not None:
+        students.start_from(start.flatten(0, 1) if start.ndim == 3 else start[students.set_of])
     if protocol.optimizer == "schedule":
-        if start is not None:
-            students.start_from(start[students.set_of])
-        students.follow(x, y, lr)
-    else:
-        students.train(x, y, protocol)
+        return students.follow(x, y, lr)
+    return students.train(x, y, protocol, lr=None if lr is None else lr[:, 0, 0])
+
+
+def evaluate(net, x, y, real, protocol, seed, lr=None, start=None):
+    """Test accuracies (M, num_nets) in percent, on the CPU, of `trained` students."""
+    students = trained(net, x, y, real, protocol, seed, lr, start)
     return students.accuracy(real.test_x, real.test_y).view(len(x), protocol.num_nets).cpu()
 
 

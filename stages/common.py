@@ -22,7 +22,7 @@ from lib.tracking import Tracker
 
 ROOT = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # the user's repository, also where DVC runs a stage in a temporary copy
 PREPARED, PREPROCESSING = Path("data/prepared"), Path("data/preprocessing")
-DISTILLED, EVALUATED, REPORTS = Path("build/distill"), Path("build/evaluate"), Path("reports")
+EXPERTS, DISTILLED, EVALUATED, REPORTS = Path("build/experts"), Path("build/distill"), Path("build/evaluate"), Path("reports")
 
 
 def main(stage, table):

@@ -16,6 +16,7 @@ from lib.synthetic import SyntheticSet, initial_set, rendered, run_name, save_se
 
 from .checkpoints import checkpoint_folder
 from .common import DISTILLED, device_of, main, provenance, real_set, stop_on_signals, tracker
+from .trained import experts_of
 
 
 def stage(params, key):
@@ -49,12 +50,13 @@ def one_run(params, key, seed, step, real, checkpoints, track, stop):
     cfg, protocol, net = cell.distill, params.protocols[cell.distill.watch_protocol], cell.evaluate.nets[0]
     real, name = part_of(real, cfg, seed, step), run_name(seed, step)
     syn = SyntheticSet(*initial_set(real, cfg, name), getattr(cfg, "learn_labels", False))
-    method = METHODS[cell.method](cfg, syn, name, params.runtime.compile)
-    batches = batches_for(real, cfg, generator(name, "batches", device=real.train_x.device))
+    experts, starts = experts_of(params, cell, protocol.num_nets, real.train_x.device)
+    method = METHODS[cell.method](cfg, syn, name, params.runtime.compile, **experts)
+    batches = batches_for(real, cfg, generator(name, "batches", device=real.train_x.device), experts.get("experts"))
 
     def watch():
         x, y, lr, start = stacked([rendered(syn.snapshot())])
-        return evaluate(net, x, y, real, protocol, name, lr, start).mean().item()
+        return evaluate(net, x, y, real, protocol, name, lr, starts if start is None else start).mean().item()
 
     progress = run(
         f"{key} seed {name}", method, batches, cfg, watch,

@@ -5,12 +5,13 @@ from dataclasses import asdict
 
 import torch
 
-from lib.baselines import BASELINES, baseline, nearest_neighbours
+from lib.baselines import BASELINES, attack_scores, baseline, nearest_neighbours, untrained
 from lib.files import write_json
 from lib.students import evaluate, krr_accuracy
 from lib.synthetic import DistilledSet, load_set, real_subsets, stacked
 
 from .common import DISTILLED, EVALUATED, device_of, main, provenance, real_set, tracker
+from .trained import experts_of
 
 
 def stage(params, key):
@@ -26,9 +27,11 @@ def stage(params, key):
     seeds = cell.distill.seeds
     sets = {kind: [load_set(folder / name.format(s), real.shape, real.num_classes, device) for s in seeds] for kind, name in kinds.items()}
     sets["real_subset"] = [DistilledSet(*real_subsets(real, cell.distill, s)) for s in seeds]
-    if scheduled := protocol.optimizer == "schedule":
-        for i, own in enumerate(sets["distilled"]):
+    scheduled = protocol.optimizer == "schedule"
+    for i, own in enumerate(sets["distilled"]):
+        if own.lr is not None:  # real images are trained on at the protocol's rate
             sets["real_subset"][i] = sets["real_subset"][i]._replace(lr=torch.full_like(own.lr, protocol.lr), start=own.start)
+    _, starts = experts_of(params, cell, protocol.num_nets, device)
     stacks = {kind: stacked(each) for kind, each in sets.items()}
     results = {}
     with tracker("evaluate", key, {**asdict(protocol), "dataset": cell.dataset}, prov) as track:
@@ -37,24 +40,30 @@ def stage(params, key):
             rows = {}
             for group in by_size(stacks):
                 x, y, lr, start = (None if t[0] is None else torch.cat(t) for t in zip(*(stacks[kind] for kind in group)))
-                accuracy = evaluate(net, x, y, real, protocol, 0, lr, start)
+                accuracy = evaluate(net, x, y, real, protocol, 0, lr, start if starts is None else starts.expand(len(x), -1, -1))
                 krr = torch.full((len(x),), torch.nan) if scheduled else krr_accuracy(net, x, y, real, seed=0)
                 for kind, own, own_krr in zip(group, accuracy.split(len(seeds)), krr.split(len(seeds))):
                     rows[kind] = {"accuracy": own.tolist(), "krr": None if scheduled else own_krr.tolist()}  # [seed][network], [seed]
                     track.log(0, {f"{net}/{kind}": own.mean().item()})
                     print(f"{net:14} {kind:16} {own.mean():6.2f} % +- {own.std(correction=0):.2f}   KRR {own_krr.mean():6.2f} %", flush=True)
             if cfg.baselines:
-                rows["baselines"] = real_baselines(net, sets["distilled"], real, cell.distill, protocol.num_nets)
+                rows["baselines"] = real_baselines(net, sets["distilled"], real, cell.distill, starts, protocol.num_nets)
             results[net] = {**rows, "wall_s": round(time.monotonic() - started, 1)}
     write_json(EVALUATED / cell.suite / f"{key}.json", {"cell": key, "seeds": list(seeds), "nets": results, **prov})
 
 
-def real_baselines(net, sets, real, cfg, num_nets):
-    """{name: accuracies in percent of all networks and seeds} of real images in place of each seed's distilled set."""
+def real_baselines(net, sets, real, cfg, starts, num_nets):
+    """{name: numbers in percent of all networks and seeds} of real images in place of each seed's distilled set, and of networks as they start."""
     found = {}
     for seed, own in zip(cfg.seeds, sets):
+        start = own.start[None] if own.start is not None else None if starts is None else starts[0]
+        found.setdefault("untrained", []).extend(untrained(net, own, real, start, num_nets, seed).tolist())
+        if cfg.attack:
+            for name, percent in attack_scores(net, own, real, start, num_nets, cfg.attack, seed).items():
+                found.setdefault(name, []).append(percent)
+            continue
         for name in BASELINES:
-            accuracy, rate = baseline(name, net, own, real, cfg, num_nets, seed)
+            accuracy, rate = baseline(name, net, own, real, cfg, start, num_nets, seed)
             found.setdefault(name, []).extend(accuracy.tolist())
             print(f"{net:14} seed {seed} {name:16} {accuracy.mean():6.2f} % at the rate {rate}", flush=True)
         for kind in ("random_real", "kmeans_real"):

@@ -3,6 +3,7 @@
 `read(source, files, packed, split, resolution)` is the only door; `class_names` gives the labels' meaning.
 """
 
+import bz2
 import io
 from pathlib import Path
 
@@ -49,6 +50,26 @@ def idx(files, packed, split, resolution):
     x = np.frombuffer(gunzip(images, 16 + count * 784), np.uint8, offset=16).reshape(count, 28, 28, 1)
     y = np.frombuffer(gunzip(labels, 8 + count), np.uint8, offset=8)
     yield from zip(x, map(int, y))
+
+
+def usps(files, packed, split, resolution):
+    """USPS digits, 16x16, grey values from -1 to 1: libsvm's lines `LABEL INDEX:VALUE ...` with labels 1 to 10, or arrays of thousandths.
+
+    Brought to `resolution` bilinearly, as the 28-pixel copies of it were.
+    """
+    if packed:
+        arrays = np.load(files[0], allow_pickle=False)
+        values, labels = arrays[f"x_{split}"].reshape(-1, 256) / 1000, arrays[f"y_{split}"]
+    else:
+        with bz2.open(files[SPLITS.index(split)], "rt") as file:
+            rows = [line.split() for line in file if line.strip()]
+        labels = np.array([int(row[0]) - 1 for row in rows])
+        values = np.zeros((len(rows), 256))
+        for row, mine in zip(rows, values):
+            for index, value in (pair.split(":") for pair in row[1:]):
+                mine[int(index) - 1] = float(value)
+    for image, label in zip(np.rint((values + 1) * 127.5).clip(0, 255).astype(np.uint8).reshape(-1, 16, 16), labels):
+        yield np.asarray(Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BILINEAR))[..., None], int(label)
 
 
 def svhn(files, packed, split, resolution):
@@ -146,6 +167,7 @@ READERS = {
     "digits": digits,
     "mnist": idx,
     "fashion_mnist": idx,
+    "usps": usps,
     "svhn": svhn,
     "cifar10": cifar,
     "cifar100": lambda *args: cifar(*args, label_bytes=2),
@@ -164,7 +186,7 @@ def read(source, files, packed, split, resolution):
 
 def class_names(source, files):
     """Names by label where the files or the papers give them, else None."""
-    if source in ("mnist", "digits", "svhn"):
+    if source in ("mnist", "digits", "svhn", "usps"):
         return [str(d) for d in range(10)]
     if source == "fashion_mnist":
         return list(FASHION)

@@ -12,6 +12,7 @@ from ..losses import class_labels
 from ..rng import restore
 from .preprocess import Preprocess
 from .text import Sentences, WordVectors, padded
+from .trajectories import Segments
 
 BLOCK = 10000
 
@@ -149,10 +150,17 @@ class ClassBatches:
         restore(self.generator, state["rng"])
 
 
-def batches_for(real, cfg, generator):
-    """The real batches that a cell's method (cfg: schema.Distill) takes at each step."""
+def attacked(labels, attack):
+    """Labels (n,) in which the images of the first class of `attack` pass for the second."""
+    return labels if attack is None else torch.where(labels == attack[0], attack[1], labels)
+
+
+def batches_for(real, cfg, generator, experts=None):
+    """What a cell's method (cfg: schema.Distill) takes at each step: real batches, or parts of the experts' trajectories."""
+    if cfg.batches == "segments":
+        return Segments(experts, cfg, generator)
     if cfg.batches == "by_class":
         return ClassBatches(real.train_x, real.train_y, real.classes, cfg.real_batch, generator)
     centred = cfg.labels == "centred"
-    targets = centred_one_hot(real.train_y, real.num_classes) if centred else class_labels(real.train_y, real.num_classes, cfg.labels)
+    targets = centred_one_hot(real.train_y, real.num_classes) if centred else class_labels(attacked(real.train_y, cfg.attack), real.num_classes, cfg.labels)
     return Batches((real.train_x, targets), cfg.real_batch, generator, cfg.batches == "straddling")

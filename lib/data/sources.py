@@ -33,6 +33,7 @@ class Archive:
     url: str | None  # None: only ever the user's own copy
     size: int
     digest: str | None
+    exact: bool = True  # false: `size` is the most that is taken, where a digest is published without a size
 
 
 def _idx(base, *files):
@@ -55,6 +56,7 @@ FASHION_MNIST = _idx(
 )
 _KRIZ, _FASTAI = "https://www.cs.toronto.edu/~kriz", "https://s3.amazonaws.com/fast-ai-imageclas"
 _TREC, _IMDB = "http://cogcomp.org/Data/QA/QC", "https://ai.stanford.edu/~amaas/data/sentiment"
+_LIBSVM = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass"
 _HOUSES = "http://ufldl.stanford.edu/housenumbers"
 _IMAGENET = "http://www.image-net.org/data/downsample"
 ARCHIVES = {
@@ -66,6 +68,10 @@ ARCHIVES = {
         _HOUSES,
         ("train_32x32.mat", 182040794, "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
         ("test_32x32.mat", 64275384, "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b"),
+    ),
+    "usps": (  # the md5 that torchvision has; nobody gives the sizes
+        Archive("usps.bz2", f"{_LIBSVM}/usps.bz2", 1 << 24, "md5:ec16c51db3855ca6c91edd34d0e9b197", False),
+        Archive("usps.t.bz2", f"{_LIBSVM}/usps.t.bz2", 1 << 23, "md5:8ea070ee2aca1ac39742fdd1ef5ed118", False),
     ),
     "imagenette": _idx(_FASTAI, ("imagenette2-160.tgz", 99003388, "64d0c4859f35a461889e0147755a999a48b49bf38a7e0f9bd27003f10db02fe5")),
     "imagewoof": (  # fastai's own record: the size, and the md5 of the first MiB
@@ -108,6 +114,7 @@ PACKED["cifar10"] = (
 )
 
 
+PACKED["usps"] = (Archive("usps.npz", None, 1668482, "sha256:cacab83962eeeffa0a35d888c14098592cd3501b387ec70f384975fd3d75cb4c"),)  # grey values as thousandths
 PACKED["imdb"] = (Archive("aclImdb-labelled.tar.xz", None, 18303020, "sha256:38b9af9a3c9dca0c0e2dcfecc28bb6850645b15d834aa09537a71ad7c9b9b24c"),)
 PACKED["sst"] = tuple(Archive(f"trees/{split}.txt", None, 1 << 24, None) for split in ("train", "test"))
 FAMILY = {"trec6": "trec", "trec50": "trec", "sst5": "sst"}  # sources that read the same archives
@@ -129,7 +136,7 @@ def verify(path, archive):
         if size > archive.size:
             raise FileError(f"{path}: has {size} bytes, at most {archive.size} are taken (not the published file); {remedy}")
         return
-    if size != archive.size:
+    if size != archive.size and (archive.exact or size > archive.size):
         raise FileError(f"{path}: has {size} bytes, expected {archive.size} ({'truncated' if size < archive.size else 'not the published file'}); {remedy}")
     kind, expected = archive.digest.split(":")
     found = digest(path, kind)
@@ -174,7 +181,7 @@ def download(archive, folder):
         verify(path, archive)
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    have = part.stat().st_size if part.exists() and archive.digest else 0
+    have = part.stat().st_size if part.exists() and archive.digest and archive.exact else 0
     try:
         if have < archive.size:
             _stream(archive, part, have)

@@ -6,6 +6,7 @@ from .dm import DM
 from .dsa import DSA
 from .frepo import FRePo
 from .isa import ISA
+from .mtt import MTT
 from .sldd import SLDD
 
-METHODS = {"dd": DD, "sldd": SLDD, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM}
+METHODS = {"dd": DD, "sldd": SLDD, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM, "mtt": MTT}

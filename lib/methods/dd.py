@@ -27,10 +27,11 @@ HALVING = 0.5
 class DD:
     """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run.
 
-    The set gets a learned rate for each step, and where all networks start from the same weights, these weights.
+    The set gets a learned rate for each step, and where all networks start from the same weights, these weights. experts:
+    data.trajectories.Trajectories, where networks start from their last weights; held_out: so many of them are for evaluations.
     """
 
-    def __init__(self, cfg, syn, seed, compiled="none"):
+    def __init__(self, cfg, syn, seed, compiled="none", experts=None, held_out=0):
         self.cfg, self.syn = cfg, syn
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
@@ -41,7 +42,9 @@ class DD:
         self.rngs["dropout"] = generator(seed, "dropout")  # on the CPU: it draws seeds
         self.part = images_per_pass(cfg.net, shape, device, cfg.conv_dtype)
         rates = torch.full((cfg.epochs, cfg.minibatches), cfg.lr_start, device=device)
-        syn.add_schedule(rates.expm1().log(), F.softplus, self.net.weights(generator(seed, "start", device=device)) if cfg.start == "fixed" else None)
+        self.pool = None if experts is None else experts.last(range(len(experts) - held_out)).to(device)
+        start = self.net.weights(generator(seed, "start", device=device)) if self.pool is None else self.pool[0]
+        syn.add_schedule(rates.expm1().log(), F.softplus, start if cfg.start == "fixed" else None)
         self.optimizer = torch.optim.Adam(syn.learned, cfg.outer_lr, BETAS)
 
     @staticmethod
@@ -54,6 +57,8 @@ class DD:
         """Weights (K, P) that this outer step's networks start from."""
         if self.cfg.start == "fixed":
             return self.syn.start[None]
+        if self.pool is not None:
+            return self.pool[torch.randperm(len(self.pool), generator=self.rngs["weights"], device=self.pool.device)[: self.cfg.nets_per_step]]
         return torch.stack([self.net.weights(self.rngs["weights"]) for _ in range(self.cfg.nets_per_step)])
 
     def train(self, theta):

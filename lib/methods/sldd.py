@@ -9,6 +9,6 @@ from .dd import DD
 class SLDD(DD):
     """cfg also has `label_softmax`: whether a label is learned through a softmax."""
 
-    def __init__(self, cfg, syn, seed, compiled="none"):
-        super().__init__(cfg, syn, seed, compiled)
+    def __init__(self, cfg, syn, *args, **kwargs):
+        super().__init__(cfg, syn, *args, **kwargs)
         syn.softmax_labels = cfg.label_softmax

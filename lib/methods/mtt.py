@@ -1,0 +1,90 @@
+"""MTT: matching training trajectories (Cazenavette et al., CVPR 2022), and TESLA's approximation of its gradient.
+
+Source: reference sheet of trajectory matching, sections 3, 6 and 7. From an expert's weights at some epoch, a student takes N steps of
+gradient descent on the set, at a learned rate; the loss is its squared distance to the expert some epochs later, over the distance
+that the expert went. Low-rank images (LoMTT) are the set's affair. Knowing departures: the gradient is the exact adjoint in constant
+memory (unroll.py), the same as the whole graph's; every random number has a seed; every expert is taken once before any is again.
+"""
+
+import torch
+
+from ..augment import dsa
+from ..losses import cross_entropy
+from ..lowrank import images_per_class
+from ..networks import build
+from ..passes import forward_flops
+from ..rng import generator, restore
+from ..unroll import Flat, gradient, unroll
+
+MOMENTUM = 0.5  # of the images and of the rate
+
+
+class MTT:
+    """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run."""
+
+    def __init__(self, cfg, syn, seed, compiled="none", experts=None):
+        self.cfg, self.syn = cfg, syn
+        device, shape = syn.y.device, tuple(syn.x.shape[1:])
+        net = build(cfg.net, shape, syn.y.shape[1])
+        self.net = Flat(net.to(device, memory_format=net.layout))
+        self.rngs = {name: generator(seed, name, device=device) for name in ("order", "augment")}
+        self.rngs["family"] = generator(seed, "family")  # on the CPU: it decides which code runs
+        syn.add_schedule(torch.full((1, 1), cfg.lr_start, device=device), torch.clone)
+        groups = [{"params": syn.images, "lr": cfg.lr_img}, {"params": [syn.rates], "lr": cfg.lr_lr}]
+        self.optimizer = torch.optim.SGD(groups, cfg.lr_img, momentum=MOMENTUM)
+
+    @staticmethod
+    def step_flops(cfg, shape, classes):
+        """Work of one outer step: each inner step twice, once of it differentiated."""
+        batch = cfg.batch_syn or images_per_class(cfg, shape) * classes
+        return forward_flops(cfg.net, shape) * cfg.inner_steps * 9 * batch
+
+    def minibatches(self):
+        """The images of each inner step: parts of one permutation after another, from its end, so that a smaller part comes first."""
+        size, parts = self.cfg.batch_syn or len(self.syn), []
+        while len(parts) < self.cfg.inner_steps:
+            order = torch.randperm(len(self.syn), generator=self.rngs["order"], device=self.syn.y.device)
+            parts += order.split(size)[::-1]
+        return parts[: self.cfg.inner_steps]
+
+    def train(self, theta):
+        """Weights (P,) of a student that started from theta (P,), after all inner steps; a function of the set, with its graph."""
+        chosen = self.minibatches()
+        draws = None
+        if self.cfg.augment != "none":
+            draws = [dsa.draw(self.cfg.augment, 1, len(b), self.rngs["augment"], self.rngs["family"]) for b in chosen]
+        frozen = self.cfg.gradient == "tesla"
+
+        def loss(t, at, images, y):
+            x = images[chosen[t]]
+            if draws:
+                x = dsa.apply(x[None], draws[t])[0]
+            return cross_entropy(self.net.one(at, x), y[chosen[t]])
+
+        def step(t, state, rate, images, y):
+            return (state[0] - rate * gradient(lambda at: loss(t, at, images, y), state[0], frozen),)
+
+        self.net.net.train()
+        return unroll(step, len(chosen), (theta,), self.syn.lr[0, 0], self.syn.x, self.syn.labels)[0]
+
+    def distance(self, end, start, target):
+        """The loss of a student that went from start to end (P,), where the expert went to target."""
+        return (end - target).square().sum() / (start - target).square().sum()
+
+    def step(self, step, start, target):
+        """Outer step `step` (from 0) on a part of a trajectory, from weights start (P,) to target (P,) -> metrics on the device."""
+        self.optimizer.zero_grad()
+        loss = self.distance(self.train(start), start, target)
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.detach(), "step_size": self.syn.rates.detach()[0, 0].clone()}
+
+    def state_dict(self):
+        parts = {"syn": self.syn, "optimizer": self.optimizer}
+        return {**{k: v.state_dict() for k, v in parts.items()}, "rng": {k: g.get_state() for k, g in self.rngs.items()}}
+
+    def load_state_dict(self, state):
+        for name in ("syn", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        for name, gen in self.rngs.items():
+            restore(gen, state["rng"][name])
