@@ -122,3 +122,22 @@ def nearest_neighbours(real, cfg, seed, kind):
     tried = [KNeighborsClassifier(min(k, len(x)), p=p).fit(x, y) for k in NEIGHBOURS for p in NORMS]
     best = max(tried, key=lambda neighbours: accuracy(neighbours, real.train_x[chosen], real.train_y[chosen]))
     return accuracy(best, real.test_x[torch.arange(len(real.test_y))], real.test_y)
+
+
+def real_baselines(net, sets, real, cfg, starts, num_nets):
+    """{name: numbers in percent of all networks and seeds} of real images in place of each seed's distilled set, and of networks as they start."""
+    found = {}
+    for seed, own in zip(cfg.seeds, sets):
+        start = own.start[None] if own.start is not None else None if starts is None else starts[0]
+        found.setdefault("untrained", []).extend(untrained(net, own, real, start, num_nets, seed).tolist())
+        if cfg.attack:
+            for name, percent in attack_scores(net, own, real, start, num_nets, cfg.attack, seed).items():
+                found.setdefault(name, []).append(percent)
+            continue
+        for name in BASELINES:
+            accuracy, rate = baseline(name, net, own, real, cfg, start, num_nets, seed)
+            found.setdefault(name, []).extend(accuracy.tolist())
+            print(f"{net:14} seed {seed} {name:16} {accuracy.mean():6.2f} % at the rate {rate}", flush=True)
+        for kind in ("random_real", "kmeans_real"):
+            found.setdefault(f"neighbours of {kind}", []).append(nearest_neighbours(real, cfg, seed, kind))
+    return found

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from .augment import augmented
-from .files import load_state, save_state
+from .files import FileError, load_state, save_state
 from .loop import Stopped
 from .losses import class_labels, cross_entropy, predicted
 from .passes import forward_flops
@@ -84,7 +84,7 @@ class Group:
         if adam:
             adam.param_groups[0]["lr"] = self.rate()
             for p, g in zip(own, found):
-                p.grad = g
+                p.grad = g.contiguous()  # the fused update goes by memory, not by index
             adam.step()
             return right
         if self.cfg.optimizer == "gsam":
@@ -158,3 +158,41 @@ def train(name, group, checkpoint, log, minutes, stop):
             if stop.is_set():
                 raise Stopped(f"{name}: stopped after epoch {group.done} of {cfg.epochs}; run it again to go on from there")
     return snapshots, curves
+
+
+@torch.no_grad()
+def labelled_images(real, net, experts, ipc, gen, agreed):
+    """Training images of each class with experts' logits for labels: x (N, K, H, W), y (N, C), class-major; EDF's sheet, section 5.1.
+
+    experts: data.trajectories.Trajectories. agreed: of each class the first `ipc` images, in random order, that the first expert has
+    right, then those that the next has right; labels are the mean logits of all experts that have the image right. Otherwise any
+    images, with the first expert's logits.
+    """
+
+    def logits(expert, x):
+        students = Students(net, real.shape, real.num_classes, [0], 0, x.device)
+        return students.start_from(experts.weights(expert, -1)[None].to(x.device)).outputs(x)[0]
+
+    orders = [m[torch.randperm(len(m), generator=gen, device=m.device)] for m in ((real.train_y == c).nonzero().flatten() for c in real.classes)]
+    if not agreed:
+        x = real.train_x[torch.cat([order[:ipc] for order in orders])]
+        return x, logits(0, x)
+    picks = [order[:0] for order in orders]
+    for expert in range(len(experts)):
+        right = logits(expert, real.train_x).argmax(1) == real.train_y
+        for c, order in enumerate(orders):
+            more = order[right[order] & ~torch.isin(order, picks[c])]
+            picks[c] = torch.cat([picks[c], more])[:ipc]
+        if all(len(pick) == ipc for pick in picks):
+            break
+    for c, pick in zip(real.classes, picks):
+        if len(pick) < ipc:
+            raise FileError(f"{experts.folder}: the experts have only {len(pick)} training images of class {c} right, {ipc} are asked for; train them longer")
+    chosen = torch.cat(picks)
+    x, labels = real.train_x[chosen], real.train_y[chosen]
+    total, count = torch.zeros(len(x), real.num_classes, device=x.device), torch.zeros(len(x), 1, device=x.device)
+    for expert in range(len(experts)):
+        found = logits(expert, x)
+        agrees = (found.argmax(1) == labels)[:, None]
+        total, count = total + found * agrees, count + agrees
+    return x, total / count

@@ -166,7 +166,7 @@ def _read(reader, node):
         lambda row: Words if isinstance(row, dict) and row.get("dataset") in texts else None,
     )  # fmt: skip
     protocols = read_all(Protocol, "protocols", _check_protocol)
-    experts = read_all(Experts, "experts", lambda *a: _check_experts(*a, datasets, preprocessing))
+    experts = read_all(Experts, "experts", lambda *a: _check_experts(*a, table, datasets, preprocessing))
     cells, rows = {}, {**table["cells"], **table["expert_cells"]}
     for key in table["cells"].keys() & table["expert_cells"].keys():
         reader.error(f"expert_cells.{key}", key, "is a key of cells too")
@@ -265,11 +265,10 @@ def _check_protocol(reader, protocol, path):
     return True
 
 
-def _check_experts(reader, row, path, datasets, preprocessing):
+def _check_experts(reader, row, path, table, datasets, preprocessing):
     before = len(reader.errors)
-    if not reader.reference(f"{path}.dataset", row.dataset, datasets, "datasets") or not reader.reference(
-        f"{path}.preprocessing", row.preprocessing, preprocessing, "preprocessing"
-    ):
+    known = [reader.reference(f"{path}.{column}", getattr(row, column), table[name], name) for column, name in (("dataset", "datasets"), ("preprocessing",) * 2)]
+    if not all(known) or row.dataset not in datasets or row.preprocessing not in preprocessing:
         return False
     if preprocessing[row.preprocessing].dataset != row.dataset:
         reader.error(f"{path}.preprocessing", row.preprocessing, f"is of {preprocessing[row.preprocessing].dataset}, not {row.dataset}")
@@ -414,7 +413,7 @@ def _check_rank(reader, path, distill, shape):
         if distill.init == "svd":
             reader.error(f"{path}.init", distill.init, "is for a rank alone: real or noise")
         return
-    if distill.init == "real":
+    if distill.init in ("real", "correct"):
         reader.error(f"{path}.init", distill.init, "a rank starts from noise or from svd, the best factors of real images")
     if distill.rank > min(shape[1:]):
         reader.error(f"{path}.rank", distill.rank, f"must be at most {min(shape[1:])}, the side of the images")

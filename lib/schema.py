@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from .augment import POLICIES
 from .augment.dsa import STRATEGIES
+from .cam import MAPS
 from .matching import DISTANCES
 
 KNOWN_SOURCES = {  # name -> (channels, classes, smallest training class, training images, test images)
@@ -278,7 +279,29 @@ class MTT(Distill):
     gradient: str = one_of("exact", "tesla")  # tesla: weights on the way taken for constants
 
 
-METHOD_PARAMS = {"dd": DD, "sldd": SLDD, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM, "mtt": MTT}
+@dataclass(frozen=True)
+class DATM(MTT):
+    """MTT with learned labels, which start as the experts' logits; init correct: from real images that the experts classify as theirs."""
+
+    learn_labels: ClassVar[bool] = True
+    init: str = one_of("real", "correct")
+    lr_y: float = above_zero()
+    threshold: float = above_zero()  # a step of a loss above it changes nothing
+    drop: float = check(lambda v: 0 <= v < 1, "at least 0 and below 1")  # of the weights, those nearest to their target, from the loss
+
+
+@dataclass(frozen=True)
+class EDF(DATM):
+    """DATM whose pixels' gradients are weighed by class maps, formed anew every `map_every` steps by the judge's network."""
+
+    map_every: int = at_least(1)
+    beta: float = above_zero()
+    maps: str = one_of(*MAPS)
+    judge: str = one_of("experts", "imagenet")  # the first expert's last weights; or torchvision's ResNet18, of the user's archives
+    judge_class: str = one_of("mapped", "released")  # an image's own class of ImageNet; or its number in the subset, as EDF's code has it
+
+
+METHOD_PARAMS = {"dd": DD, "sldd": SLDD, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM, "mtt": MTT, "datm": DATM, "edf": EDF}
 TRAJECTORIES = MTT  # methods that need a row of experts
 
 

@@ -145,6 +145,7 @@ class Students:
             raise ValueError(f"the set's starting weights are {weights.shape[1]}, those of {self.net} {sum(sizes)}")
         for p, own in zip(self.params.values(), weights.split(sizes, 1)):
             p.copy_(own.view_as(p))
+        return self
 
     def follow(self, x, y, lr):
         """Train every student on its set by gradient descent in the set's own order. x (M, N, ...), y (M, N, C), lr (M, E, S)."""

@@ -12,11 +12,11 @@ from lib.params import check_against_data
 from lib.report.figures import save_preview
 from lib.rng import generator
 from lib.students import evaluate
-from lib.synthetic import SyntheticSet, initial_set, rendered, run_name, save_set, stacked
+from lib.synthetic import SyntheticSet, rendered, run_name, save_set, stacked
 
 from .checkpoints import checkpoint_folder
 from .common import DISTILLED, device_of, main, provenance, real_set, stop_on_signals, tracker
-from .trained import experts_of
+from .trained import experts_of, start_of
 
 
 def stage(params, key):
@@ -49,8 +49,8 @@ def one_run(params, key, seed, step, real, checkpoints, track, stop):
     cell = params.cells[key]
     cfg, protocol, net = cell.distill, params.protocols[cell.distill.watch_protocol], cell.evaluate.nets[0]
     real, name = part_of(real, cfg, seed, step), run_name(seed, step)
-    syn = SyntheticSet(*initial_set(real, cfg, name), getattr(cfg, "learn_labels", False))
     experts, starts = experts_of(params, cell, protocol.num_nets, real.train_x.device)
+    syn = SyntheticSet(*start_of(cell, real, name, experts.get("experts")), getattr(cfg, "learn_labels", False))
     method = METHODS[cell.method](cfg, syn, name, params.runtime.compile, **experts)
     batches = batches_for(real, cfg, generator(name, "batches", device=real.train_x.device), experts.get("experts"))
 

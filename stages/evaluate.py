@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import torch
 
-from lib.baselines import BASELINES, attack_scores, baseline, nearest_neighbours, untrained
+from lib.baselines import real_baselines
 from lib.files import write_json
 from lib.students import evaluate, krr_accuracy
 from lib.synthetic import DistilledSet, load_set, real_subsets, stacked
@@ -50,25 +50,6 @@ def stage(params, key):
                 rows["baselines"] = real_baselines(net, sets["distilled"], real, cell.distill, starts, protocol.num_nets)
             results[net] = {**rows, "wall_s": round(time.monotonic() - started, 1)}
     write_json(EVALUATED / cell.suite / f"{key}.json", {"cell": key, "seeds": list(seeds), "nets": results, **prov})
-
-
-def real_baselines(net, sets, real, cfg, starts, num_nets):
-    """{name: numbers in percent of all networks and seeds} of real images in place of each seed's distilled set, and of networks as they start."""
-    found = {}
-    for seed, own in zip(cfg.seeds, sets):
-        start = own.start[None] if own.start is not None else None if starts is None else starts[0]
-        found.setdefault("untrained", []).extend(untrained(net, own, real, start, num_nets, seed).tolist())
-        if cfg.attack:
-            for name, percent in attack_scores(net, own, real, start, num_nets, cfg.attack, seed).items():
-                found.setdefault(name, []).append(percent)
-            continue
-        for name in BASELINES:
-            accuracy, rate = baseline(name, net, own, real, cfg, start, num_nets, seed)
-            found.setdefault(name, []).extend(accuracy.tolist())
-            print(f"{net:14} seed {seed} {name:16} {accuracy.mean():6.2f} % at the rate {rate}", flush=True)
-        for kind in ("random_real", "kmeans_real"):
-            found.setdefault(f"neighbours of {kind}", []).append(nearest_neighbours(real, cfg, seed, kind))
-    return found
 
 
 def by_size(stacks):

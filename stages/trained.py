@@ -1,9 +1,22 @@
 """What a cell takes of its experts: their trajectories, or starts for its networks."""
 
-from lib.data.trajectories import Trajectories
-from lib.schema import TRAJECTORIES
+import torch
+
+from lib.data.trajectories import Trajectories, network_with
+from lib.experts import labelled_images
+from lib.rng import generator
+from lib.schema import METHOD_PARAMS, TRAJECTORIES
+from lib.synthetic import initial_set
 
 from .common import EXPERTS
+
+
+def judge_of(cell, experts, device):
+    """EDF's judge of images: a trained network, and the class that each label is to it."""
+    if not isinstance(cell.distill, METHOD_PARAMS["edf"]):
+        return {}
+    net = network_with(experts.index, experts.weights(0, -1)).to(device).eval()
+    return {"judge": (net, torch.arange(experts.index["num_classes"], device=device))}
 
 
 def experts_of(params, cell, num_nets, device):
@@ -15,9 +28,18 @@ def experts_of(params, cell, num_nets, device):
         return {}, None
     experts, held_out = Trajectories(EXPERTS / cell.experts), params.experts[cell.experts].held_out
     if isinstance(cell.distill, TRAJECTORIES):
-        return {"experts": experts}, None
+        return {"experts": experts, **judge_of(cell, experts, device)}, None
     starts = None
     if cell.distill.start == "random":
         first = len(experts) - held_out
         starts = experts.last([first + i % held_out for i in range(num_nets)]).to(device)[None]
     return {"experts": experts, "held_out": held_out}, starts
+
+
+def start_of(cell, real, name, experts=None):
+    """What a run starts from, as SyntheticSet takes it; labels that are to be softened are the experts' logits."""
+    cfg = cell.distill
+    if not isinstance(cfg, METHOD_PARAMS["datm"]):
+        return initial_set(real, cfg, name)
+    gen = generator(name, "init", device=real.train_y.device)
+    return labelled_images(real, cfg.net, experts, cfg.ipc, gen, agreed=cfg.init == "correct")

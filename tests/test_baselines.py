@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lib.baselines import BASELINES, KEPT, RATES, accuracies, baseline, nearest_neighbours
+from lib.baselines import BASELINES, KEPT, RATES, accuracies, attack_scores, baseline, nearest_neighbours, untrained
 from lib.data.real import RealSet
 from lib.params import load_params
+from lib.students import Students
 from lib.synthetic import DistilledSet
 
 CFG = replace(load_params(only="digits-dd-digits-ipc1").cells["digits-dd-digits-ipc1"].distill, ipc=4, minibatches=2, epochs=2)
@@ -45,15 +46,15 @@ def test_centroids_are_lloyds_fixed_point(real):
 
 def test_rate_is_the_best_on_training_images_and_the_sets_too(real):
     distilled = DistilledSet(None, None, torch.full((2, 2), 0.5))
-    accuracy, rate = baseline("optimised_real", NET, distilled, real, CFG, 5, 0)
+    accuracy, rate = baseline("optimised_real", NET, distilled, real, CFG, None, 5, 0)
     assert rate in RATES and len(accuracy) == 5 * KEPT
     sets = [DistilledSet(*pair, torch.full((2, 2), rate)) for pair in BASELINES["optimised_real"](real, CFG, 0)]
     everyone = accuracies(NET, sets, real, None, 5, "0.test", test=True)
     assert accuracy.mean() > everyone.mean() and accuracies(NET, sets, real, None, 20, 0).mean(1).std() > 0
-    random, _ = baseline("random_real", NET, distilled, real, CFG, 5, 0)
+    random, _ = baseline("random_real", NET, distilled, real, CFG, None, 5, 0)
     assert len(random) == 5 and random.mean() > 100 / 3
-    fixed = replace_start(distilled, real)
-    accuracy, _ = baseline("average_real", NET, fixed, real, CFG, 3, 0)
+    start = replace_start(distilled, real).start[None]
+    accuracy, _ = baseline("average_real", NET, distilled, real, CFG, start, 3, 0)
     assert accuracy.std() == 0, "one start, one network"
 
 
@@ -77,3 +78,19 @@ def test_neighbours_vote_by_the_best_number_and_norm(real):
             tried.append(100 * (winner == real.test_y.numpy()).mean())
     assert any(accuracy == pytest.approx(one) for one in tried)
     assert nearest_neighbours(real, replace(CFG, ipc=1, minibatches=1), 0, "average_real") > 80
+
+
+def test_an_attack_is_measured_before_and_after(real):
+    """A set whose labels are those of an attack turns a trained network; the sheet, section 8."""
+    x, y = real.train_x, torch.nn.functional.one_hot(real.train_y, 3).float()
+    train = DistilledSet(x, y, torch.full((40, 1), 0.3))
+    start = replace_start(train, real).start[None]
+    students = Students(NET, real.shape, 3, [0], 0, x.device).start_from(start).follow(x[None], y[None], train.lr[None])
+    trained = torch.cat([p.flatten(1) for p in students.params.values()], 1)
+    turned = torch.nn.functional.one_hot(torch.where(real.train_y == 1, 0, real.train_y), 3).float()
+    own = DistilledSet(x, turned, torch.full((60, 1), 0.3))
+    scores = attack_scores(NET, own, real, trained, 2, (1, 0), 0)
+    assert scores["accuracy on the class, before"] > 80 and scores["taken for the target, before"] < 20
+    assert scores["accuracy on the class, after"] < 20 and scores["taken for the target, after"] > 80
+    assert scores["accuracy as modified, after"] > scores["accuracy, after"] and scores["accuracy as modified, before"] < scores["accuracy, before"]
+    assert untrained(NET, own, real, trained, 2, 0).tolist() == pytest.approx([scores["accuracy, before"]] * 2)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib.augment.dd import MARGIN, crop_flip
-from lib.data.real import Batches, RealSet
+from lib.data.real import Batches, RealSet, batches_for
 from lib.losses import class_labels, cross_entropy, predicted
 from lib.methods import METHODS
 from lib.networks import build
@@ -292,3 +292,42 @@ def test_recurrent_layers_are_the_librarys(kind, library, directions):
     ours.library = False
     x = torch.randn(1, 3, 5)
     assert ours(x).shape == (1, 7 * directions), "one sentence stays a batch of one"
+
+
+class Pool:
+    """Trained networks as `Trajectories` gives them."""
+
+    def __init__(self, weights):
+        self.all = weights
+
+    def __len__(self):
+        return len(self.all)
+
+    def last(self, experts):
+        return torch.stack([self.all[i] for i in experts])
+
+
+def test_networks_start_from_trained_ones_but_not_from_held_out_ones():
+    real = real_set(shape=(1, 8, 8))
+    flat = Flat(build(DD.net, real.shape, 4))
+    weights = torch.stack([flat.weights(generator(i, "w")).double() for i in range(6)])
+    torch.set_default_dtype(torch.float64)
+    try:
+        images, y = initial_set(real, DD, 0)
+        for start, taken in (("fixed", {0}), ("random", {0, 1, 2, 3})):
+            cfg = replace(DD, start=start, nets_per_step=1 if start == "fixed" else 2)
+            dd = METHODS["dd"](cfg, SyntheticSet(images.double(), y.double(), False), 0, experts=Pool(weights), held_out=2)
+            drawn = [[(weights == row).all(1).nonzero().item() for row in dd.starts()] for _ in range(30)]
+            assert {i for each in drawn for i in each} == taken
+            assert all(len(set(each)) == len(each) for each in drawn), "a network once in a step"
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_an_attack_relabels_the_real_images_alone():
+    real = real_set()
+    cfg = replace(DD, attack=(2, 0), real_batch=20)
+    x, y = batches_for(real, cfg, generator(0, "b")).next()
+    for image, label in zip(x, y):
+        true = real.train_y[(real.train_x == image).flatten(1).all(1)].item()
+        assert label.argmax() == (0 if true == 2 else true)

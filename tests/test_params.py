@@ -101,7 +101,7 @@ BAD = [
     (set_in("cells", KEY, "evaluate", "nets", ["alexnet", "vgg16"]), ["evaluate.nets", "'vgg16'"]),
     (set_in("cells", KEY, "dataset", "cifar"), [f"cells.{KEY}.dataset", "'cifar'", "cifar10"]),
     (set_in("cells", KEY, "preprocessing", "mnist"), ["preprocessing", "is of mnist, not digits"]),
-    (set_in("cells", KEY, "method", "mtt"), [".method", "'mtt'", "frepo"]),
+    (set_in("cells", KEY, "method", "nomethod"), [".method", "'nomethod'", "frepo"]),
     (set_in("cells", "my cell", SHIPPED["cells"][KEY]), ["'my cell'", "letters, digits"]),
     (set_in("cells", "best", SHIPPED["cells"][KEY]), ["cells.best", "SUITE-METHOD-DATASET-ipcN"]),
     (set_in("datasets", "mnist", {"source": "mnist", "resolution": 32}), ["datasets.mnist.resolution", "32", "28 pixels"]),

@@ -86,13 +86,16 @@ def test_every_stage_explains_itself():
     assert helped.returncode == 0 and "cells" in helped.stdout
 
 
-def test_distillation_depends_on_every_module_that_can_change_it():
-    """What stages.distill imports is what dvc.yaml names, so that an edit of any of it reruns the cells."""
+@pytest.mark.parametrize("stage", ["distill", "distill_experts", "experts"])
+def test_stages_depend_on_every_module_that_can_change_them(stage):
+    """What a stage imports is what dvc.yaml names, so that an edit of any of it reruns the stage."""
     ours = "n.startswith('lib.') and not n.startswith(NEUTRAL)"
-    code = f"import sys, stages.distill; from stages.checkpoints import NEUTRAL; print([n for n in sys.modules if {ours}])"
+    code = f"import sys, stages.{stage.split('_')[0]}; from stages.checkpoints import NEUTRAL; print([n for n in sys.modules if {ours}])"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["distill"]["do"]["deps"]
+    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["do"]["deps"]
     paths = [name.replace(".", "/") for name in ast.literal_eval(found) if not name.startswith("lib.methods")]  # these by the cell's own method
     elsewhere = {"lib/data", "lib/data/sources"}  # a package; what reads archives, in the stages before
+    if stage == "experts":  # whose rows are checked beside those of cells
+        elsewhere |= {"lib/lowrank", "lib/cam", "lib/matching"}
     missing = [path for path in paths if path not in elsewhere and not any(d in (path, f"{path}.py") or path.startswith(f"{d}/") for d in deps)]
     assert not missing

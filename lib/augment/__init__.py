@@ -1,6 +1,6 @@
 """Augmentations of the evaluation protocols, by name: many students at once, each with draws of its own."""
 
-from . import dc, dsa, frepo
+from . import dc, dd, dsa, frepo
 
 POLICIES = {
     "none": None,
@@ -8,6 +8,8 @@ POLICIES = {
     "grey": frepo.augmented,
     "dsa": dsa.augmented,  # all six families
     "dsa-noflip": dsa.augmented,  # for digits
+    "dsa-crop4": dsa.augmented,  # shifts of a quarter of the side, as EDF has them
+    "crop-flip": dd.augmented,  # a shift and a flip: of networks that DD starts from
     "dc": dc.augmented,  # one of crop, scale and rotation for each image: DC's evaluation on MNIST
     "dc-noise": dc.augmented,  # crop or noise: DC's evaluation of networks with batch norm
 }

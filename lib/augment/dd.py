@@ -17,3 +17,8 @@ def crop_flip(x, generator):
     columns = left + torch.where(mirrored, columns.flip(1), columns)
     rows = top + torch.arange(height, device=device)
     return padded[torch.arange(n, device=device)[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+def augmented(policy, x, generator, host):
+    """`crop_flip` of students' batches x (S, B, K, H, W)."""
+    return crop_flip(x.flatten(0, 1), generator).unflatten(0, x.shape[:2])

@@ -6,12 +6,17 @@ real and the synthetic images of a class share one draw of parameters (Siamese);
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import pi
 
 import torch
 import torch.nn.functional as F
 
-STRATEGIES = {"dsa": ("color", "crop", "cutout", "flip", "scale", "rotate"), "dsa-noflip": ("color", "crop", "cutout", "scale", "rotate")}
+STRATEGIES = {
+    "dsa": ("color", "crop", "cutout", "flip", "scale", "rotate"),
+    "dsa-noflip": ("color", "crop", "cutout", "scale", "rotate"),
+    "dsa-crop4": ("color", "crop4", "cutout", "flip", "scale", "rotate"),
+}
 
 
 @dataclass
@@ -62,10 +67,10 @@ def color(x, u):
     return (x - mean) * (contrast + 0.5) + mean
 
 
-def crop(x, u):
-    """A shift by whole pixels, up to an eighth of the side; zeros come in."""
+def crop(x, u, ratio=0.125):
+    """A shift by whole pixels, up to `ratio` of the side; zeros come in."""
     height, width = x.shape[-2:]
-    k = int(0.125 * height + 0.5)
+    k = int(ratio * height + 0.5)
     shift = (u[:, :2] * (2 * k + 1)).long()  # of the padded image
     rows = shift[:, 0, None] + torch.arange(height, device=x.device)
     columns = shift[:, 1, None] + torch.arange(width, device=x.device)
@@ -110,4 +115,4 @@ def rotate(x, u, limit=15.0):
     return _resample(x, torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2))
 
 
-FAMILIES = {"color": color, "crop": crop, "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate}
+FAMILIES = {"color": color, "crop": crop, "crop4": partial(crop, ratio=0.25), "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate}

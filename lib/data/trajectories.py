@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from ..files import FileError, read_json, save_tensors, sha256, write_json
+from ..networks import build
 from ..rng import restore
 
 INDEX = "index.json"
@@ -62,6 +63,13 @@ class Trajectories:
     def last(self, experts):
         """The last weights (n, P) of the named experts."""
         return torch.stack([self.weights(expert, -1) for expert in experts])
+
+
+def network_with(index, weights):
+    """The network that an index is of, with flat weights (P,)."""
+    net = build(index["net"], tuple(index["shape"]), index["num_classes"])
+    torch.nn.utils.vector_to_parameters(weights, net.parameters())
+    return net
 
 
 class Segments:

@@ -65,18 +65,26 @@ class MTT:
             return (state[0] - rate * gradient(lambda at: loss(t, at, images, y), state[0], frozen),)
 
         self.net.net.train()
-        return unroll(step, len(chosen), (theta,), self.syn.lr[0, 0], self.syn.x, self.syn.labels)[0]
+        return unroll(step, len(chosen), (theta,), self.syn.lr[0, 0], self.images(), self.syn.labels)[0]
 
     def distance(self, end, start, target):
         """The loss of a student that went from start to end (P,), where the expert went to target."""
         return (end - target).square().sum() / (start - target).square().sum()
 
+    def images(self):
+        """The set's images (N, K, H, W) with their graph."""
+        return self.syn.x
+
+    def update(self, loss):
+        """Move what is learned down the loss."""
+        loss.backward()
+        self.optimizer.step()
+
     def step(self, step, start, target):
         """Outer step `step` (from 0) on a part of a trajectory, from weights start (P,) to target (P,) -> metrics on the device."""
         self.optimizer.zero_grad()
         loss = self.distance(self.train(start), start, target)
-        loss.backward()
-        self.optimizer.step()
+        self.update(loss)
         return {"loss": loss.detach(), "step_size": self.syn.rates.detach()[0, 0].clone()}
 
     def state_dict(self):

@@ -1,0 +1,30 @@
+"""DATM: difficulty-aligned trajectory matching (Guo et al., ICLR 2024): MTT with learned soft labels; and PAD's filter of weights.
+
+Source: reference sheet of EDF, section 5. Labels start as the experts' logits; a step whose loss is above a threshold changes nothing.
+"""
+
+import torch
+
+from .mtt import MTT
+
+LABEL_MOMENTUM = 0.9
+
+
+class DATM(MTT):
+    """cfg also has `lr_y`, `threshold` and `drop`: the fraction of weights, those nearest to their target, that the loss leaves out."""
+
+    def __init__(self, cfg, syn, *args, **kwargs):
+        super().__init__(cfg, syn, *args, **kwargs)
+        syn.softmax_labels = True
+        self.optimizer.add_param_group({"params": [syn.y], "lr": cfg.lr_y, "momentum": LABEL_MOMENTUM})
+
+    def distance(self, end, start, target):
+        if not self.cfg.drop:
+            return super().distance(end, start, target)
+        by_weight, whole = (end - target).square(), (start - target).square()
+        kept = by_weight.detach().argsort()[int(self.cfg.drop * len(end)) :]
+        return by_weight[kept].sum() / whole[kept].sum()
+
+    def update(self, loss):
+        if loss.item() <= self.cfg.threshold:
+            super().update(loss)
