@@ -16,7 +16,21 @@ import yaml
 from .lowrank import images_per_class
 from .networks import TEXT, build, parse
 from .schema import (
-    KNOWN_SOURCES, METHOD_PARAMS, TEXT_SOURCES, TRAJECTORIES, Cell, Continual, Dataset, Evaluate, Experts, Membership, Params, Preprocessing, Protocol, Runtime, Words,
+    KNOWN_SOURCES,
+    METHOD_PARAMS,
+    TEXT_SOURCES,
+    TRAJECTORIES,
+    Cell,
+    Continual,
+    Dataset,
+    Evaluate,
+    Experts,
+    Membership,
+    Params,
+    Preprocessing,
+    Protocol,
+    Runtime,
+    Words,
 )  # fmt: skip
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C, where PyYAML was built with it
@@ -173,7 +187,11 @@ def _read(reader, node):
     for key, row in rows.items():
         path = f"{'cells' if key in table['cells'] else 'expert_cells'}.{key}"
         cell = _read_cell(reader, path, row, table, suites) if KEY.fullmatch(key) else None
-        if cell and _check_experts_of(reader, path, cell, table["experts"], experts) and _check_cell(reader, path, cell, datasets, preprocessing, table["protocols"], protocols):
+        if (
+            cell
+            and _check_experts_of(reader, path, cell, table["experts"], experts)
+            and _check_cell(reader, path, cell, datasets, preprocessing, table["protocols"], protocols)
+        ):
             cells[key] = cell
     for key, cell in cells.items():
         if cell.baseline is not None:
@@ -207,8 +225,9 @@ def _read_cell(reader, path, row, table, suites):
 
 
 def _check_dataset(reader, dataset, path):
-    if (dataset.source is None) == (dataset.folder is None):
-        reader.error(path, {"source": dataset.source, "folder": dataset.folder}, "give exactly one of source and folder")
+    given = {name: getattr(dataset, name) for name in ("source", "folder", "subset")}
+    if sum(value is not None for value in given.values()) != 1:
+        reader.error(path, given, "give exactly one of source, folder and subset")
         return False
     if (dataset.resolution is None) != (dataset.source in TEXT_SOURCES):
         must = "sentences have none; remove it" if dataset.resolution else "missing; the side of the images in pixels"
@@ -267,7 +286,9 @@ def _check_protocol(reader, protocol, path):
 
 def _check_experts(reader, row, path, table, datasets, preprocessing):
     before = len(reader.errors)
-    known = [reader.reference(f"{path}.{column}", getattr(row, column), table[name], name) for column, name in (("dataset", "datasets"), ("preprocessing",) * 2)]
+    known = [
+        reader.reference(f"{path}.{column}", getattr(row, column), table[name], name) for column, name in (("dataset", "datasets"), ("preprocessing",) * 2)
+    ]
     if not all(known) or row.dataset not in datasets or row.preprocessing not in preprocessing:
         return False
     if preprocessing[row.preprocessing].dataset != row.dataset:
@@ -301,7 +322,9 @@ def _check_experts_of(reader, path, cell, names, experts):
                 reader.error(f"{path}.{column}", getattr(cell, column), f"must be {getattr(row, column)}, as of its experts")
         last = distill.max_start - 1 + distill.expert_epochs
         if last > row.keep + (row.keep + 1 == row.epochs):
-            reader.error(f"{path}.distill.max_start", distill.max_start, f"needs the experts' epoch {last}; experts.{cell.experts} keeps {row.keep}: raise its keep")
+            reader.error(
+                f"{path}.distill.max_start", distill.max_start, f"needs the experts' epoch {last}; experts.{cell.experts} keeps {row.keep}: raise its keep"
+            )
         if distill.max_start <= distill.min_start or distill.max_start_first > distill.max_start or 0 < distill.max_start_first <= distill.min_start:
             found = [distill.min_start, distill.max_start_first, distill.max_start]
             reader.error(f"{path}.distill.max_start", found, "min_start must be below max_start_first (unless 0), and this at most max_start")

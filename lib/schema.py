@@ -11,6 +11,7 @@ from typing import ClassVar
 from .augment import POLICIES
 from .augment.dsa import STRATEGIES
 from .cam import MAPS
+from .data.imagenet import SUBSETS
 from .matching import DISTANCES
 
 KNOWN_SOURCES = {  # name -> (channels, classes, smallest training class, training images, test images)
@@ -62,11 +63,13 @@ def items(test, allowed, **kwargs):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where images or sentences come from: a source known by name, or a folder of class folders of the user's own."""
+    """Where images or sentences come from: a source known by name, a folder of class folders of the user's own, or ten classes of ImageNet."""
 
     resolution: int | None = at_least(4, default=None)  # of images
     source: str | None = one_of(None, *KNOWN_SOURCES, default=None)
     folder: str | None = None
+    subset: str | None = one_of(None, *SUBSETS, default=None)  # of the ImageNet-1K in runtime.imagenet_dir
+    antialias: bool = True  # of a subset's pictures, when they are made smaller
     channels: int = one_of(1, 3, default=3)  # of a user's own folder
 
 
@@ -235,7 +238,9 @@ class DD(Distill):
     batches: ClassVar[str] = "epochs"
     learn_labels: ClassVar[bool] = False
     real_batch: int = at_least(1)
-    attack: tuple[int, ...] | None = check(lambda v: len(v) == 2 and min(v) >= 0 and v[0] != v[1], "[CLASS, TARGET]: images of CLASS are to be taken for TARGET")
+    attack: tuple[int, ...] | None = check(
+        lambda v: len(v) == 2 and min(v) >= 0 and v[0] != v[1], "[CLASS, TARGET]: images of CLASS are to be taken for TARGET"
+    )
     classes: tuple[int, ...] | None = items(lambda c: c >= 0, "a list of distinct classes")
     minibatches: int = at_least(1)
     epochs: int = at_least(1)
@@ -362,6 +367,7 @@ class Runtime:
     """How to run; nothing here changes a result."""
 
     archives: str | None  # a folder with the user's own copies of the published archives
+    imagenet_dir: str | None  # the user's copy of ImageNet-1K
     device: str = check(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N")
     checkpoint_minutes: float = at_least(0)
     compile: str = one_of("none", "default", "reduce-overhead")  # of the networks' passes; the last captures CUDA graphs

@@ -11,6 +11,7 @@ from lib.experts import Group, epochs_kept, expert_flops, train
 from .checkpoints import checkpoint_folder, forced
 from .common import EXPERTS, device_of, main, provenance, real_set, stop_on_signals, tracker
 
+
 def stage(params, key):
     """Write OUT/expertN.safetensors, the kept snapshots of each, and OUT/index.json with checksums and learning curves."""
     cfg, device, out = params.experts[key], device_of(params), EXPERTS / key

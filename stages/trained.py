@@ -4,19 +4,28 @@ import torch
 
 from lib.data.trajectories import Trajectories, network_with
 from lib.experts import labelled_images
+from lib.files import read_json
+from lib.networks.pretrained import imagenet_resnet18
 from lib.rng import generator
 from lib.schema import METHOD_PARAMS, TRAJECTORIES
 from lib.synthetic import initial_set
 
-from .common import EXPERTS
+from .common import EXPERTS, PREPARED
+from .own import archives_of
 
 
-def judge_of(cell, experts, device):
+def judge_of(params, cell, experts, device):
     """EDF's judge of images: a trained network, and the class that each label is to it."""
     if not isinstance(cell.distill, METHOD_PARAMS["edf"]):
         return {}
-    net = network_with(experts.index, experts.weights(0, -1)).to(device).eval()
-    return {"judge": (net, torch.arange(experts.index["num_classes"], device=device))}
+    if cell.distill.judge == "experts":
+        net, classes = network_with(experts.index, experts.weights(0, -1)), list(range(experts.index["num_classes"]))
+    else:
+        manifest = read_json(PREPARED / cell.dataset / "manifest.json")
+        net, classes = imagenet_resnet18(archives_of(params)), manifest.get("imagenet")
+        if cell.distill.judge_class == "released" or classes is None:
+            classes = list(range(manifest["num_classes"]))
+    return {"judge": (net.to(device).eval(), torch.tensor(classes, device=device))}
 
 
 def experts_of(params, cell, num_nets, device):
@@ -28,7 +37,7 @@ def experts_of(params, cell, num_nets, device):
         return {}, None
     experts, held_out = Trajectories(EXPERTS / cell.experts), params.experts[cell.experts].held_out
     if isinstance(cell.distill, TRAJECTORIES):
-        return {"experts": experts, **judge_of(cell, experts, device)}, None
+        return {"experts": experts, **judge_of(params, cell, experts, device)}, None
     starts = None
     if cell.distill.start == "random":
         first = len(experts) - held_out

@@ -7,7 +7,7 @@ from lib.files import read_json
 from lib.schema import Words
 
 from .common import PREPARED, PREPROCESSING, main
-from .prepare import archives_of
+from .own import archives_of
 
 
 def stage(params, key):

@@ -63,7 +63,10 @@ def test_a_group_trains_each_expert_as_if_alone(real, fields):
 
 def test_gsam_takes_the_sheets_step():
     w = [torch.tensor([[1.0, 2.0]], dtype=torch.float64)]
-    slope = lambda at: [at[0] * torch.tensor([1.0, 3.0], dtype=torch.float64)]  # of (w1^2 + 3 w2^2) / 2
+
+    def slope(at):  # of (w1^2 + 3 w2^2) / 2
+        return [at[0] * torch.tensor([1.0, 3.0], dtype=torch.float64)]
+
     (direction,) = gsam(w, slope(w), slope, rho=0.01, alpha=0.3)
     assert torch.allclose(direction, torch.tensor([[0.998189, 6.060229]], dtype=torch.float64), atol=1e-6)
     assert torch.allclose(w[0] - 0.01 * direction, torch.tensor([[0.990018, 1.939398]], dtype=torch.float64), atol=1e-6)
@@ -131,7 +134,9 @@ def test_experts_stay_while_what_made_them_does(folder):
 
 
 def test_segments_take_every_expert_and_stay_below_the_bound(folder):
-    cfg = replace(load_params(only="digits-mtt-digits-ipc1").cells["digits-mtt-digits-ipc1"].distill, expert_epochs=1, max_start=1, max_start_first=0, expand_steps=0)
+    cfg = replace(
+        load_params(only="digits-mtt-digits-ipc1").cells["digits-mtt-digits-ipc1"].distill, expert_epochs=1, max_start=1, max_start_first=0, expand_steps=0
+    )
     experts = Trajectories(folder)
     segments = Segments(experts, cfg, generator(0, "s"))
     for _ in range(4):

@@ -70,7 +70,10 @@ def test_gradients_are_the_whole_graphs(steps, fields):
 
 @pytest.mark.parametrize("name, drop", [("datm", 0.0), ("edf", 0.25)])
 def test_gradients_with_learned_labels_and_dropped_weights(name, drop):
-    m, other = (method(EDF if name == "edf" else replace(CELLS["digits-datm-digits-ipc1"].distill, net=NET, lr_start=0.1), name, inner_steps=5, drop=drop) for _ in range(2))
+    m, other = (
+        method(EDF if name == "edf" else replace(CELLS["digits-datm-digits-ipc1"].distill, net=NET, lr_start=0.1), name, inner_steps=5, drop=drop)
+        for _ in range(2)
+    )
     start, target = segment(m)
     loss, expected = m.distance(m.train(start), start, target), whole_graph(other, start, target)
     ours, theirs = torch.autograd.grad(loss, m.syn.learned), torch.autograd.grad(expected, other.syn.learned)
@@ -82,7 +85,7 @@ def test_tesla_drops_the_hessian_products():
     for frozen, by_x, by_rate in ((False, -0.375, -0.5), (True, -0.5, -0.75)):
         x, rate = torch.tensor(1.0, requires_grad=True), torch.tensor(0.5, requires_grad=True)
 
-        def step(t, state, x, rate):
+        def step(t, state, x, rate, frozen=frozen):
             return (state[0] - rate * gradient(lambda at: ((at - x) ** 2 / 2).sum(), state[0], frozen),)
 
         (end,) = unroll(step, 2, (torch.zeros(1),), x, rate)

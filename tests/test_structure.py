@@ -67,7 +67,7 @@ def test_files_stay_small():
 def test_no_pickle_is_ever_loaded():
     for path in FILES:
         text = path.read_text()
-        assert not re.search(r"import pickle|pickle\.load|torch\.load\(|joblib|allow_pickle=True", text), path
+        assert not re.search(r"import pickle|pickle\.load|torch\.load\((?!.*weights_only=True)|joblib|allow_pickle=True", text), path
         assert all("allow_pickle=False" in line for line in text.splitlines() if "np.load(" in line), path
 
 
@@ -94,7 +94,7 @@ def test_stages_depend_on_every_module_that_can_change_them(stage):
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["do"]["deps"]
     paths = [name.replace(".", "/") for name in ast.literal_eval(found) if not name.startswith("lib.methods")]  # these by the cell's own method
-    elsewhere = {"lib/data", "lib/data/sources"}  # a package; what reads archives, in the stages before
+    elsewhere = {"lib/data", "lib/data/sources", "lib/data/imagenet"}  # a package; what reads archives, in the stages before
     if stage == "experts":  # whose rows are checked beside those of cells
         elsewhere |= {"lib/lowrank", "lib/cam", "lib/matching"}
     missing = [path for path in paths if path not in elsewhere and not any(d in (path, f"{path}.py") or path.startswith(f"{d}/") for d in deps)]

@@ -15,19 +15,22 @@ from ..files import FileError, replacing, sha256, write_json
 from ..params import KNOWN_SOURCES, in_shape
 from ..schema import TEXT_SOURCES
 from . import readers, text
+from .imagenet import SUBSETS, read_subset
 from .sources import ARCHIVES, FAMILY, locate
 
 
-def prepare(name, dataset, out, downloads, archives=None):
+def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
     """Prepare `dataset` (params.Dataset) into the folder `out`: train_x.npy (n, K, H, W) uint8, train_y.npy (n,) int64,
     the same for test, and manifest.json; of text train_x.npy (all words,) int32, train_ends.npy (n,) and words.json instead.
-    `downloads` keeps archives; `archives` holds the user's own. FileError says what is wrong.
+    `downloads` keeps archives; `archives` holds the user's own, `imagenet` their copy of ImageNet-1K. FileError says what is wrong.
     """
     out = Path(out)
     shutil.rmtree(out, ignore_errors=True)
     files, packed, splits = [], False, None
     if dataset.folder:
         splits, names = readers.folder_files(dataset.folder)
+    elif dataset.subset:
+        names = [wnid for _, wnid in SUBSETS[dataset.subset]]
     else:
         if FAMILY.get(dataset.source, dataset.source) in ARCHIVES:
             files, packed = locate(dataset.source, downloads, archives)
@@ -39,6 +42,8 @@ def prepare(name, dataset, out, downloads, archives=None):
     def examples(split):
         if splits:
             return readers.read_folder(splits[split], dataset.resolution, in_shape(dataset)[0])
+        if dataset.subset:
+            return read_subset(imagenet, dataset.subset, split, dataset.resolution, dataset.antialias)
         return readers.read(dataset.source, files, packed, split, dataset.resolution)
 
     out.mkdir(parents=True)
@@ -135,9 +140,14 @@ def manifest(name, dataset, arrays, names, files, packed, out):
     chunks = [train_x[i : i + 10000].astype(np.float64) / 255 for i in range(0, len(train_x), 10000)]
     mean = sum(c.sum((0, 2, 3)) for c in chunks) / train_x[:, 0].size
     square = sum((c**2).sum((0, 2, 3)) for c in chunks) / train_x[:, 0].size
+    of_imagenet = {}
+    if dataset.subset:
+        present = [c for c in range(num_classes) if (train_y == c).any()]  # a class that a list names twice has one label with images
+        of_imagenet = {"imagenet": [index for index, _ in SUBSETS[dataset.subset]], "classes": present}
     return {
+        **of_imagenet,
         "name": name,
-        "source": dataset.source or "folder",
+        "source": dataset.source or dataset.subset or "folder",
         "shape": list(in_shape(dataset)),
         "num_classes": num_classes,
         "class_names": names or [str(c) for c in range(num_classes)],

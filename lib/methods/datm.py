@@ -3,8 +3,6 @@
 Source: reference sheet of EDF, section 5. Labels start as the experts' logits; a step whose loss is above a threshold changes nothing.
 """
 
-import torch
-
 from .mtt import MTT
 
 LABEL_MOMENTUM = 0.9
