@@ -105,7 +105,7 @@ BAD = [
     (set_in("cells", "my cell", SHIPPED["cells"][KEY]), ["'my cell'", "letters, digits"]),
     (set_in("cells", "best", SHIPPED["cells"][KEY]), ["cells.best", "SUITE-METHOD-DATASET-ipcN"]),
     (set_in("datasets", "mnist", {"source": "mnist", "resolution": 32}), ["datasets.mnist.resolution", "32", "28 pixels"]),
-    (set_in("datasets", "mine", {"resolution": 32}), ["datasets.mine", "exactly one of source and folder"]),
+    (set_in("datasets", "mine", {"resolution": 32}), ["datasets.mine", "exactly one of source, folder and subset"]),
     (set_in("preprocessing", "digits", "std", [0.0]), ["preprocessing.digits.std", "above 0"]),
     (set_in("preprocessing", "digits", "mean", [0.1, 0.2, 0.3]), ["preprocessing.digits.mean", "must have 1 value"]),
     (set_in("protocols", "digits", "warmup", 501), ["protocols.digits.warmup", "501", "at most steps (500)"]),

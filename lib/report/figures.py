@@ -94,6 +94,19 @@ def plot_steps(path, curves):
     _save(figure, axes, path)
 
 
+def plot_experts(path, curves, published):
+    """Accuracy of experts against epochs. curves: {label: (experts, epochs)}, bands are the deviation; published: {label: {epoch: (mean, std)}}."""
+    figure, axes = _axes("epochs")
+    for colour, (label, each) in enumerate(curves.items()):
+        mean, std, epochs = each.mean(0), each.std(0), np.arange(1, each.shape[1] + 1)
+        axes.plot(epochs, mean, f"C{colour}", lw=1.2, label=label)
+        axes.fill_between(epochs, mean - std, mean + std, color=f"C{colour}", alpha=0.2, lw=0)
+        if label in published:
+            at, points = zip(*sorted(published[label].items()))
+            axes.errorbar(at, *zip(*points), color=f"C{colour}", ls="", marker="o", ms=4, capsize=3, label=f"{label}, published")
+    _save(figure, axes, path)
+
+
 def plot_ipc(path, lines):
     """Accuracy against images per class. lines: {label: [(ipc, mean, std), ...]}; bars are the standard deviation."""
     figure, axes = _axes("images per class")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .figures import plot_continual, plot_heat, plot_ipc, plot_membership, plot_steps
+from .figures import plot_continual, plot_experts, plot_heat, plot_ipc, plot_membership, plot_steps
 
 SHOWN_LABELS = 20
 MEMORIES = {"distilled": "distilled", "random": "random real images", "herding": "herded real images"}
@@ -34,6 +34,20 @@ def grid_figures(out, rows, curves):
                 values[crossed.index(row["cell"]), networks.index(row["network"])] = row["accuracy_mean"]
         plot_heat(out / "networks.svg", crossed, networks, values)
         figures.append({"file": "networks.svg", "caption": "Across architectures: accuracy (%) on the distilled set of the last step"})
+    return figures
+
+
+def expert_figures(out, rows, table):
+    """The learning curves of each row of experts. rows: {key: its index.json}; table: `published_figures()`."""
+    figures = []
+    for key, index in rows.items():
+        curves = {split: np.array([entry[split] for entry in index["experts"]]) for split in ("test", "train")}
+        known = table.get("experts", {}).get(key, {})
+        plot_experts(out / f"{key}.experts.svg", curves, {split: known[split] for split in curves if split in known})
+        last = curves["test"][:, -1]
+        caption = f"Experts {key}: {len(last)} of {index['net']}, {last.mean():.1f} +- {last.std():.1f} % on the test set after {curves['test'].shape[1]} epochs"
+        beside = f"; published: {known['source']}" if known else "; no published curve"
+        figures.append({"file": f"{key}.experts.svg", "caption": f"{caption} (train: as augmented, on the way){beside}"})
     return figures
 
 
