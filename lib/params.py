@@ -25,11 +25,13 @@ from .schema import (
     Dataset,
     Evaluate,
     Experts,
+    Given,
     Membership,
     Params,
     Preprocessing,
     Protocol,
     Runtime,
+    Scores,
     Words,
 )  # fmt: skip
 
@@ -150,7 +152,21 @@ def load_params(path="params.yaml", only=None):
 
 def _read(reader, node):
     top = reader.mapping(node, "(top level)")
-    tables = ("runtime", "datasets", "preprocessing", "protocols", "methods", "suites", "experts", "cells", "expert_cells", "continual", "membership")
+    tables = (
+        "runtime",
+        "datasets",
+        "preprocessing",
+        "protocols",
+        "methods",
+        "suites",
+        "experts",
+        "cells",
+        "expert_cells",
+        "continual",
+        "membership",
+        "scores",
+        "given",
+    )
     for key in top.keys() - set(tables):
         reader.error(key, "...", f"unknown table; known are {', '.join(tables)}")
     table = {}
@@ -200,7 +216,9 @@ def _read(reader, node):
     applied = [cells, rows, table["protocols"], protocols, shapes]
     continual = read_all(Continual, "continual", lambda *a: _check_continual(*a, *applied))
     membership = read_all(Membership, "membership", lambda *a: _check_membership(*a, *applied))
-    return Params(runtime, tuple(suites), datasets, preprocessing, protocols, experts, cells, continual, membership)
+    scores = read_all(Scores, "scores", lambda *a: _check_scores(*a, experts, *applied))
+    given = read_all(Given, "given", lambda *a: _check_given(*a, table, datasets, preprocessing, protocols))
+    return Params(runtime, tuple(suites), datasets, preprocessing, protocols, experts, cells, continual, membership, scores, given)
 
 
 def _read_cell(reader, path, row, table, suites):
@@ -284,8 +302,8 @@ def _check_protocol(reader, protocol, path):
     return True
 
 
-def _check_experts(reader, row, path, table, datasets, preprocessing):
-    before = len(reader.errors)
+def _check_data(reader, row, path, table, datasets, preprocessing):
+    """A row's dataset and preprocessing: whether both are known, right in themselves and of each other."""
     known = [
         reader.reference(f"{path}.{column}", getattr(row, column), table[name], name) for column, name in (("dataset", "datasets"), ("preprocessing",) * 2)
     ]
@@ -293,6 +311,26 @@ def _check_experts(reader, row, path, table, datasets, preprocessing):
         return False
     if preprocessing[row.preprocessing].dataset != row.dataset:
         reader.error(f"{path}.preprocessing", row.preprocessing, f"is of {preprocessing[row.preprocessing].dataset}, not {row.dataset}")
+        return False
+    return True
+
+
+def _check_given(reader, row, path, table, datasets, preprocessing, protocols):
+    before = len(reader.errors)
+    if not _check_data(reader, row, path, table, datasets, preprocessing):
+        return False
+    if reader.reference(f"{path}.protocol", row.protocol, table["protocols"], "protocols") and row.protocol in protocols:
+        if protocols[row.protocol].optimizer != "sgd" or protocols[row.protocol].loss != "cross_entropy":
+            reader.error(f"{path}.protocol", row.protocol, "must be a protocol of optimizer sgd and loss cross_entropy")
+    for net in row.nets:
+        _check_network(reader, f"{path}.nets", net, shape_of(row, datasets, preprocessing))
+    return len(reader.errors) == before
+
+
+def _check_experts(reader, row, path, table, datasets, preprocessing):
+    before = len(reader.errors)
+    if not _check_data(reader, row, path, table, datasets, preprocessing):
+        return False
     if row.held_out >= row.count:
         reader.error(f"{path}.held_out", row.held_out, f"must be below count ({row.count})")
     if row.keep > row.epochs:
@@ -506,6 +544,18 @@ def _check_membership(reader, row, path, cells, cell_names, protocol_names, prot
             reader.error(f"{path}.{column}", getattr(row, column), must)
     if named and max(row.updates) > (steps := min(protocol.steps for _, protocol in named)):
         reader.error(f"{path}.updates", list(row.updates), f"must not go beyond the steps of its protocols ({steps})")
+    return len(reader.errors) == before
+
+
+def _check_scores(reader, row, path, experts, cells, cell_names, protocol_names, protocols, shapes):
+    before = len(reader.errors)
+    cell = _check_application(reader, row, path, cells, cell_names, protocol_names, shapes, ("hard", "full"))
+    if reader.reference(f"{path}.experts", row.experts, experts, "experts") and cell and experts[row.experts].preprocessing != row.preprocessing:
+        reader.error(f"{path}.experts", row.experts, f"a teacher must know the cell's images: experts of {row.preprocessing}")
+    for column in ("hard", "full"):
+        protocol = protocols.get(getattr(row, column))
+        if protocol and (protocol.optimizer != "sgd" or protocol.loss != "cross_entropy"):
+            reader.error(f"{path}.{column}", getattr(row, column), "must be a protocol of optimizer sgd and loss cross_entropy")
     return len(reader.errors) == before
 
 

@@ -363,6 +363,40 @@ class Membership:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Fair scores of a cell's sets, and their evaluation with a teacher; the row's key is the cell's."""
+
+    suite: str
+    dataset: str
+    preprocessing: str
+    experts: str  # whose first network, at its end, is the teacher
+    net: str
+    hard: str  # the protocol of trainings on hard labels
+    full: str  # the protocol of the training on the whole real set
+    augment: str = one_of(*POLICIES)  # what is on and off
+    runs: int = at_least(1)
+    kd: str = one_of("rded", "sre2l")
+    kd_epochs: int = at_least(1)
+    kd_batch: int = at_least(1)
+    kd_lr: float = above_zero()
+    temperature: float = above_zero()
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Given:
+    """A distilled set that somebody else made, in a file, and how it is judged."""
+
+    dataset: str
+    preprocessing: str  # the space that its images are in
+    file: str  # .safetensors, or PyTorch's own
+    labels: str = one_of("logits", "probabilities", "classes")  # what its labels are
+    protocol: str
+    nets: tuple[str, ...]
+    lr: float | None = None  # in place of the file's; null, and none in the file: the protocol's
+
+
+@dataclass(frozen=True)
 class Runtime:
     """How to run; nothing here changes a result."""
 
@@ -384,3 +418,5 @@ class Params:
     cells: dict[str, Cell]  # those of the table `expert_cells` too
     continual: dict[str, Continual]
     membership: dict[str, Membership]
+    scores: dict[str, Scores]
+    given: dict[str, Given]

@@ -4,7 +4,7 @@ import shutil
 import sys
 
 from lib.files import load_tensors, read_json, write_json
-from lib.report.applications import continual_rows, membership_rows
+from lib.report.applications import continual_rows, membership_rows, score_row
 from lib.report.compare import make_row, paired, published_figures
 from lib.report.page import write_page
 from lib.report.suite import application_figures, expert_figures, grid_figures, label_figure
@@ -16,7 +16,7 @@ def stage(params, suite):
     """Write reports/SUITE: results.json and its figures, for every cell of the suite that has been evaluated."""
     out, table = REPORTS / suite, published_figures()
     out.mkdir(parents=True, exist_ok=True)
-    rows, continual, membership, galleries, sentences, curves, computed, experts = [], [], [], [], {}, {}, [], []
+    rows, continual, membership, galleries, sentences, curves, computed, experts, scores = [], [], [], [], {}, {}, [], [], []
     for key, cell in params.cells.items():
         evaluated = EVALUATED / suite / f"{key}.json"
         if cell.suite != suite or not evaluated.exists():
@@ -40,6 +40,9 @@ def stage(params, suite):
         if (path := evaluated.with_name(f"{key}.continual.json")).exists():
             computed.append(found := read_json(path))
             continual += continual_rows(found)
+        if (path := evaluated.with_name(f"{key}.scores.json")).exists():
+            computed.append(found := read_json(path))
+            scores.append(score_row(found))
         if (path := evaluated.with_name(f"{key}.membership.json")).exists():
             computed.append(found := read_json(path))
             membership += membership_rows(found)
@@ -47,7 +50,7 @@ def stage(params, suite):
     galleries += expert_figures(out, {row: read_json(path) for row, path in indices.items() if path.exists()}, table)
     figures = galleries + grid_figures(out, rows, curves) + application_figures(out, continual, membership)
     provenance = sorted({f"Computed on {r['device']}, torch {r['torch']}, commit {r['commit']}" + (f", {r['date']}" if "date" in r else "") for r in computed})
-    tables = {"rows": rows, "continual": continual, "membership": membership, "sentences": sentences}
+    tables = {"rows": rows, "continual": continual, "membership": membership, "scores": scores, "sentences": sentences}
     write_json(out / "results.json", {"suite": suite, **tables, "figures": figures, "provenance": provenance})
 
 

@@ -1,4 +1,4 @@
-"""Rows of results.json for the applications: continual learning and membership inference."""
+"""Rows of results.json for the applications: continual learning, membership inference, fair scores."""
 
 import numpy as np
 
@@ -41,3 +41,12 @@ def membership_rows(measured):
             "best": best, "control": controls.get(best, controls.get("threshold")), "attacks": attacks,
         })  # fmt: skip
     return rows
+
+
+def score_row(measured):
+    """One row of a cell's fair scores, from what the scores stage wrote: {name: [mean, deviation]} over sets and runs, all in percent."""
+    names = dict.fromkeys(name for found in measured["rows"] for name in found)
+    values = {name: 100 * np.array([found[name] for found in measured["rows"]]) for name in names}
+    scores = {name: [round(float(each.mean()), 1), round(float(each.std()), 1)] for name, each in values.items()}
+    whole = {"full": round(100 * measured["full"], 1), "teacher": round(100 * measured["teacher"], 1)}
+    return {"cell": measured["cell"], "network": measured["net"], "runs": len(measured["rows"]), "scores": scores, **whole}

@@ -18,6 +18,7 @@ def write_page(path, suites, pairs):
     """Write the page. suites: each a results.json with its `folder`, where its figures are; pairs: of `compare.paired`."""
     for suite in suites:
         suite["attacks"] = list(dict.fromkeys(name for row in suite["membership"] for name in row["attacks"]))
+        suite["baselines"] = list(dict.fromkeys(name for row in suite["rows"] for name in row.get("baselines", {})))
         suite["figures"] = [{**f, "uri": data_uri(suite["folder"] / f["file"])} for f in suite["figures"]]
     template = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("page.html")
     with replacing(path) as tmp:

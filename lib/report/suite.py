@@ -45,7 +45,9 @@ def expert_figures(out, rows, table):
         known = table.get("experts", {}).get(key, {})
         plot_experts(out / f"{key}.experts.svg", curves, {split: known[split] for split in curves if split in known})
         last = curves["test"][:, -1]
-        caption = f"Experts {key}: {len(last)} of {index['net']}, {last.mean():.1f} +- {last.std():.1f} % on the test set after {curves['test'].shape[1]} epochs"
+        caption = (
+            f"Experts {key}: {len(last)} of {index['net']}, {last.mean():.1f} +- {last.std():.1f} % on the test set after {curves['test'].shape[1]} epochs"
+        )
         beside = f"; published: {known['source']}" if known else "; no published curve"
         figures.append({"file": f"{key}.experts.svg", "caption": f"{caption} (train: as augmented, on the way){beside}"})
     return figures
