@@ -1,8 +1,7 @@
 """Experts: many networks of one architecture trained on real data at once, and their weights on the way.
 
 Source: reference sheets of trajectory matching, section 2 (plain gradient descent with DSA), of EDF, section 4 (GSAM), and of dataset
-distillation, section 8 (Adam, for its pools of trained networks). A group of experts shares the families of its augmentation;
-their weights, orders and augmentations' parameters are each one's own.
+distillation, section 8 (Adam, for its pools of trained networks). Each expert has weights, orders and augmentations of its own.
 """
 
 import time
@@ -64,9 +63,11 @@ class Group:
         order = torch.rand(size, len(self.y), generator=self.rngs["order"], device=self.y.device).argsort(1)
         self.students.template.train()
         for chosen in order.split(self.cfg.batch, 1):
-            x, y = self.real.train_x[chosen], self.y[chosen]
-            x = augmented(self.cfg.augment, x, self.rngs["augment"], self.rngs["family"])
-            right = right + torch.cat([self.update(*each, x[each[0]], y[each[0]]) for each in self.parts])
+            found = []
+            for part, leaves, adam in self.parts:
+                x = augmented(self.cfg.augment, self.real.train_x[chosen[part]], self.rngs["augment"], self.rngs["family"])
+                found.append(self.update(part, leaves, adam, x, self.y[chosen[part]]))
+            right = right + torch.cat(found)
         self.done += 1
         train = 100 * right / len(self.y)
         return train.tolist(), self.students.accuracy(self.real.test_x, self.real.test_y).tolist()

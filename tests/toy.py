@@ -21,7 +21,7 @@ ENV = {
 
 def keep_suites(params, *suites):
     """Drop the rows of every other suite."""
-    for table in ("cells", "continual", "membership"):
+    for table in ("cells", "expert_cells", "continual", "membership", "scores"):
         params[table] = {key: row for key, row in params[table].items() if row["suite"] in suites}
 
 
@@ -29,6 +29,7 @@ def toy(params):
     """The digits suite in seconds: fewer steps, one seed, one network; checkpoints all the time."""
     keep_suites(params, "digits", "ablation")  # a suite beside it; DVC takes its time for each row
     params["cells"] = {key: row for key, row in params["cells"].items() if row["suite"] != "digits" or key in CELLS}
+    params["expert_cells"], params["scores"], params["experts"] = {}, {}, {}
     for key in CELLS:
         params["cells"][key]["distill"] |= {"steps": 40, "seeds": [0], "watch_every": 20}
         params["cells"][key]["distill"]["pool_size"] = 2

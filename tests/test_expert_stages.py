@@ -1,0 +1,115 @@
+"""Experts, the cells that take them and their report, as real DVC runs them: on digits, and on real pictures laid out as ImageNet-1K."""
+
+import json
+import tarfile
+
+import pytest
+import yaml
+
+from lib.files import load_tensors, read_json
+from tests import toy
+
+CELL, ADAPTED = "digits-edf-digits-ipc1", "digits-dd-digits-ipc1-trained"
+
+
+@pytest.fixture(scope="module")
+def folder(project, tmp_path_factory):
+    """A clone with one row of experts and two cells of it: EDF, and DD from trained networks that an attack turns."""
+    folder = toy.clone(project, tmp_path_factory.mktemp("experts") / "p")
+
+    def few(params):
+        toy.keep_suites(params, "digits")
+        dd = params["cells"]["digits-dd-digits-ipc1"]
+        dd["distill"] |= {"start": "random", "seeds": [0], "steps": 20, "watch_every": 10, "attack": [3, 8], "net": "convnet2-w8-instance"}
+        dd["evaluate"]["nets"] = ["convnet2-w8-instance"]
+        cell = params["expert_cells"][CELL]
+        cell["distill"] |= {
+            "seeds": [0],
+            "steps": 6,
+            "watch_every": 0,
+            "inner_steps": 3,
+            "max_start_first": 1,
+            "max_start": 2,
+            "expert_epochs": 1,
+            "net": "convnet2-w8-instance",
+        }
+        cell["evaluate"]["nets"] = ["convnet2-w8-instance"]
+        cell["baseline"] = None
+        params["cells"], params["continual"], params["membership"], params["scores"] = {}, {}, {}, {}
+        params["expert_cells"] = {CELL: cell, ADAPTED: {**dd, "experts": "digits", "evaluate": {**dd["evaluate"], "baselines": True}}}
+        params["experts"] = {
+            "digits": {**params["experts"]["digits"], "net": "convnet2-w8-instance", "count": 3, "held_out": 1, "epochs": 2, "keep": 2, "together": 2}
+        }
+
+    toy.edit(folder, few)
+    toy.commit(folder)
+    return folder
+
+
+def test_experts_and_the_cells_of_them(folder):
+    toy.dvc(folder, "repro", "report@digits")
+    index = read_json(folder / "build/experts/digits/index.json")
+    assert len(index["experts"]) == 3 and index["epochs"] == [0, 1, 2] and len(index["experts"][0]["test"]) == 2
+    results = read_json(folder / "reports/digits/results.json")
+    rows = {row["cell"]: row for row in results["rows"]}
+    assert rows.keys() == {CELL, ADAPTED}
+    tensors, _ = load_tensors(folder / f"build/distill/digits/{CELL}/seed0.safetensors")
+    assert tensors["lr"].shape == (1, 1) and tensors["y"].sum(1).allclose(tensors["y"].new_ones(10)), "a learned rate, soft labels"
+    names = rows[ADAPTED]["baselines"]
+    assert {"untrained", "taken for the target, before", "taken for the target, after"} <= names.keys()
+    assert any(figure["file"] == "digits.experts.svg" and "3 of convnet2-w8-instance" in figure["caption"] for figure in results["figures"])
+
+
+def test_more_experts_join_those_that_are_there(folder):
+    before = read_json(folder / "build/experts/digits/index.json")["experts"]
+    toy.edit(folder, lambda params: params["experts"]["digits"].update(count=4))
+    output = toy.dvc(folder, "repro", "experts@digits")
+    assert "3 expert(s) are there, 1 to train" in output
+    after = read_json(folder / "build/experts/digits/index.json")["experts"]
+    assert after[:3] == before and len(after) == 4
+    toy.edit(folder, lambda params: params["experts"]["digits"].update(lr=0.04))
+    assert "0 expert(s) are there, 4 to train" in toy.dvc(folder, "repro", "experts@digits")
+
+
+def test_real_pictures_in_imagenets_layout(archives, project, tmp_path, monkeypatch):
+    with tarfile.open(archives / "imagenette/imagenette2-224-subset.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    monkeypatch.setitem(toy.ENV, "DISTILLERY_IMAGENET", str(tmp_path / "imagenette2-224"))
+    folder, key = toy.clone(project, tmp_path / "p"), "edf-edf-in1k_imagenette-ipc1"
+
+    def few(params):
+        toy.keep_suites(params, "edf")
+        cell = params["expert_cells"][key]
+        cell["distill"] |= {
+            "net": "convnet2-w8-instance",
+            "steps": 3,
+            "inner_steps": 3,
+            "judge": "experts",
+            "watch_at": None,
+            "watch_every": 0,
+            "select": "last",
+        }
+        cell["distill"] |= {"max_start_first": 1, "max_start": 2, "expert_epochs": 1, "threshold": 9.0}
+        cell["evaluate"]["nets"] = ["convnet2-w8-instance"]
+        params["datasets"]["in1k_imagenette"]["resolution"] = 16
+        params["expert_cells"], params["scores"] = {key: cell}, {}
+        params["experts"] = {
+            "in1k_imagenette-flat": {
+                **params["experts"]["in1k_imagenette-flat"],
+                "net": "convnet2-w8-instance",
+                "count": 2,
+                "epochs": 2,
+                "keep": 2,
+                "lr": 0.2,
+                "batch": 32,
+            }
+        }
+        for name in ("edf-1000", "watch-edf"):
+            params["protocols"][name] |= {"epochs": 5, "num_nets": 1}
+
+    toy.edit(folder, few)
+    toy.dvc(folder, "repro", "report@edf")
+    (row,) = read_json(folder / "reports/edf/results.json")["rows"]
+    assert row["published_mean"] == 52.6 and "seeds" in row and (folder / f"reports/edf/{key}.png").exists()
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    assert f"evaluate_experts@{key}" in lock and json.dumps(lock).count("in1k_imagenette-flat") >= 3
