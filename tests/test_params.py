@@ -17,7 +17,7 @@ KEY = "digits-frepo-digits-ipc1"
 ISA = "digits-isa-digits-ipc1"
 CONTINUAL = "digits-frepo-digits-ipc1-steps5"
 MEMBERSHIP = "digits-frepo-digits-ipc10-chunk500"
-DM, LODM = "digits-dm-digits-ipc1", "digits-dm-digits-ipc1-rank2"
+DM, LODM = "digits-dm-digits-ipc1", "digits-frepo-digits-ipc1-rank2"
 DD = "digits-dd-digits-ipc1"
 
 
