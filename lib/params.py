@@ -216,7 +216,7 @@ def _read(reader, node):
     applied = [cells, rows, table["protocols"], protocols, shapes]
     continual = read_all(Continual, "continual", lambda *a: _check_continual(*a, *applied))
     membership = read_all(Membership, "membership", lambda *a: _check_membership(*a, *applied))
-    scores = read_all(Scores, "scores", lambda *a: _check_scores(*a, experts, *applied))
+    scores = read_all(Scores, "scores", lambda *a: _check_scores(*a, table["experts"], experts, *applied))
     given = read_all(Given, "given", lambda *a: _check_given(*a, table, datasets, preprocessing, protocols))
     return Params(runtime, tuple(suites), datasets, preprocessing, protocols, experts, cells, continual, membership, scores, given)
 
@@ -547,10 +547,11 @@ def _check_membership(reader, row, path, cells, cell_names, protocol_names, prot
     return len(reader.errors) == before
 
 
-def _check_scores(reader, row, path, experts, cells, cell_names, protocol_names, protocols, shapes):
+def _check_scores(reader, row, path, experts_names, experts, cells, cell_names, protocol_names, protocols, shapes):
     before = len(reader.errors)
     cell = _check_application(reader, row, path, cells, cell_names, protocol_names, shapes, ("hard", "full"))
-    if reader.reference(f"{path}.experts", row.experts, experts, "experts") and cell and experts[row.experts].preprocessing != row.preprocessing:
+    teacher = experts.get(row.experts) if reader.reference(f"{path}.experts", row.experts, experts_names, "experts") else None
+    if teacher and cell and teacher.preprocessing != row.preprocessing:
         reader.error(f"{path}.experts", row.experts, f"a teacher must know the cell's images: experts of {row.preprocessing}")
     for column in ("hard", "full"):
         protocol = protocols.get(getattr(row, column))

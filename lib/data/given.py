@@ -3,8 +3,8 @@
 Source: reference sheet of EDF, section 8. Files are safetensors, or PyTorch's own read without running code.
 """
 
-import pickle
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
@@ -32,7 +32,7 @@ def read_given(path, real, kind, lr=None):
             tensors = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise FileError(f"{path}: not found") from None
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        except (UnpicklingError, RuntimeError, EOFError) as error:
             raise FileError(f"{path}: holds more than tensors, or is damaged, and is not read; save its tensors alone ({str(error).splitlines()[0]})") from None
     found = {what: next((tensors[n] for n in names if isinstance(tensors, dict) and n in tensors), None) for what, names in NAMES.items()}
     x, y = found["images"], found["labels"]
