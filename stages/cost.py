@@ -1,25 +1,48 @@
 """What distilling will cost, before it is started: `python -m stages.cost SUITE`."""
 
+import torch
+
 from lib.cost import describe, matmul_rate
+from lib.experts import epochs_kept, expert_flops
 from lib.methods import METHODS
+from lib.networks import build
 from lib.params import shape_of
 from lib.schema import KNOWN_SOURCES
 
 from .common import device_of, main
 
+SUBSET = (10, 13000)  # classes and about so many training images of a subset of ImageNet
+
 
 def stage(params, suite):
-    """Print each cell's work and the least time that it takes on this machine."""
-    device, rates = device_of(params), {}
+    """Print each cell's work and the least time that it takes on this machine, and before the first that needs them, its experts'."""
+    device, rates, said = device_of(params), {}, set()
     for key, cell in params.cells.items():
         cfg, dataset = cell.distill, params.datasets[cell.dataset]
-        if cell.suite != suite or not dataset.source:
+        if cell.suite != suite or dataset.folder:
             continue
-        if cfg.conv_dtype not in rates:
-            rates[cfg.conv_dtype] = matmul_rate(cfg.conv_dtype, device)
-        work = METHODS[cell.method].step_flops(cfg, shape_of(cell, params.datasets, params.preprocessing), KNOWN_SOURCES[dataset.source][1] // cfg.class_steps)
-        runs = len(cfg.seeds) * cfg.class_steps
-        print(f"{key}: {describe(work, cfg.steps, runs, cfg.conv_dtype, rates[cfg.conv_dtype])}", flush=True)
+        classes = SUBSET[0] if dataset.subset else KNOWN_SOURCES[dataset.source][1]
+        shape = shape_of(cell, params.datasets, params.preprocessing)
+        for dtype in {cfg.conv_dtype, "float32"} - rates.keys():
+            rates[dtype] = matmul_rate(dtype, device)
+        if cell.experts and cell.experts not in said:
+            said.add(cell.experts)
+            row = params.experts[cell.experts]
+            where = params.datasets[row.dataset]
+            count = SUBSET[1] if where.subset else KNOWN_SOURCES[where.source][3]
+            work = expert_flops(row, shape_of(row, params.datasets, params.preprocessing), count)
+            print(
+                f"experts {cell.experts}: {describe(work, 1, row.count, 'float32', rates['float32'])}; {disk(row, params, classes):.1f} GB on disk", flush=True
+            )
+        work = METHODS[cell.method].step_flops(cfg, shape, classes // cfg.class_steps)
+        print(f"{key}: {describe(work, cfg.steps, len(cfg.seeds) * cfg.class_steps, cfg.conv_dtype, rates[cfg.conv_dtype])}", flush=True)
+
+
+def disk(row, params, classes):
+    """Gigabytes of a row of experts' snapshots."""
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in build(row.net, shape_of(row, params.datasets, params.preprocessing), classes).parameters())
+    return 4e-9 * weights * len(epochs_kept(row)) * row.count
 
 
 if __name__ == "__main__":

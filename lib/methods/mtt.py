@@ -36,7 +36,8 @@ class MTT:
     @staticmethod
     def step_flops(cfg, shape, classes):
         """Work of one outer step: each inner step twice, once of it differentiated."""
-        batch = cfg.batch_syn or images_per_class(cfg, shape) * classes
+        images = images_per_class(cfg, shape) * classes
+        batch = min(cfg.batch_syn or images, images)
         return forward_flops(cfg.net, shape) * cfg.inner_steps * 9 * batch
 
     def minibatches(self):
