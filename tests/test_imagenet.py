@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from lib.cam import activations
 from lib.data.imagenet import COMP_DD, SUBSETS, labels_of, read_subset, squashed
 from lib.data.prepare import prepare
 from lib.files import FileError, read_json
+from lib.networks.pretrained import imagenet_resnet18
 from lib.schema import Dataset
 
 
@@ -134,3 +136,19 @@ def test_real_pictures_of_imagenette(archives, tmp_path):
     manifest = read_json(tmp_path / "out" / "manifest.json")
     assert manifest["class_counts"] == [65] * 10 and manifest["num_test"] == 250
     assert all(0.2 < mean < 0.7 for mean in manifest["mean"])
+
+
+def test_imagenets_network_is_taken_from_torchvisions_own_file_alone(tmp_path):
+    with pytest.raises(FileError, match="resnet18-f37072fd.pth: not found.*judge: experts"):
+        imagenet_resnet18(tmp_path)
+    (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"something else")
+    with pytest.raises(FileError, match="not torchvision's file"):
+        imagenet_resnet18(tmp_path)
+
+
+def test_class_maps_take_torchvisions_last_layer():
+    from torchvision.models import resnet18
+
+    last, gradient = activations(resnet18().eval(), torch.randn(2, 3, 64, 64), torch.tensor([3, 999]))
+    assert last.shape == gradient.shape == (2, 512, 2, 2) and (last >= 0).all()
+    assert torch.allclose(gradient, gradient[:, :, :1, :1].expand_as(gradient)), "before a global average it is the same everywhere"

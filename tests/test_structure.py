@@ -74,7 +74,7 @@ def test_no_pickle_is_ever_loaded():
 def test_lib_imports_where_only_torch_and_numpy_are():
     """A bare GPU machine: no dvc, mlflow, tensorflow-datasets, matplotlib, jinja2 or timm until they are needed."""
     absent = ("dvc", "mlflow", "tensorflow_datasets", "matplotlib", "jinja2", "timm", "sklearn", "array_record")
-    stages = ", ".join(f"stages.{name}" for name in ("whiten", "distill", "evaluate", "continual", "membership"))
+    stages = ", ".join(f"stages.{name}" for name in ("whiten", "experts", "distill", "evaluate", "continual", "membership", "scores", "given"))
     code = f"import sys\nfor name in {absent!r}: sys.modules[name] = None\nimport {stages}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
