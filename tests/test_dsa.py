@@ -24,8 +24,8 @@ def plain(family, x, u):
         x = torch.stack([(x[c] - grey) * (2 * u[1]) + grey for c in range(channels)])
         return (x - x.mean()) * (u[2] + 0.5) + x.mean()
     out = torch.zeros_like(x)
-    if family == "crop":
-        k = math.floor(0.125 * height + 0.5)
+    if family in ("crop", "crop4"):
+        k = math.floor((0.25 if family == "crop4" else 0.125) * height + 0.5)
         tx, ty = (int(v * (2 * k + 1)) - k for v in u[:2])
         for i in range(height):
             for j in range(width):
@@ -116,7 +116,7 @@ def test_siamese_draw_treats_two_batches_alike_and_an_ordinary_one_each_image_ap
         syn = torch.cat([real[:, :1], syn], 1)
         assert torch.allclose(dsa.apply(real, drawn)[:, 0], dsa.apply(syn, drawn)[:, 0])
         seen |= set(drawn.families)
-    assert seen == set(dsa.FAMILIES) and set(dsa.STRATEGIES["dsa-noflip"]) == seen - {"flip"}
+    assert seen == set(dsa.FAMILIES) - {"crop4"} == set(dsa.STRATEGIES["dsa"]) and set(dsa.STRATEGIES["dsa-noflip"]) == seen - {"flip"}
     same = images(1).expand(2, 6, -1, -1, -1)
     out = augmented("dsa-noflip", same, generator(3, "draw"), generator(3, "host"))
     assert all(len({tuple(image.flatten().tolist()) for image in group}) == 6 for group in out)

@@ -16,15 +16,16 @@ from ..matching import wide
 from ..networks import build
 from ..networks.text import Recurrent
 from ..passes import autocast, forward_flops, images_per_pass
-from ..rng import generator, restore
+from ..rng import generator
 from ..tape import Descent, tape_of
 from ..unroll import Flat, gradient, unroll
+from .state import Stateful
 
 BETAS = (0.5, 0.999)  # of the outer Adam
 HALVING = 0.5
 
 
-class DD:
+class DD(Stateful):
     """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run.
 
     The set gets a learned rate for each step, and where all networks start from the same weights, these weights. experts:
@@ -117,13 +118,3 @@ class DD:
         metrics = self.judge(self.train(self.starts()), x, y)
         self.optimizer.step()
         return metrics
-
-    def state_dict(self):
-        parts = {"syn": self.syn, "optimizer": self.optimizer}
-        return {**{k: v.state_dict() for k, v in parts.items()}, "rng": {k: g.get_state() for k, g in self.rngs.items()}}
-
-    def load_state_dict(self, state):
-        for name in ("syn", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        for name, gen in self.rngs.items():
-            restore(gen, state["rng"][name])

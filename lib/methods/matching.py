@@ -10,18 +10,20 @@ import torch
 from ..networks import build
 from ..networks.layers import BatchNorm
 from ..passes import autocast, images_per_pass
-from ..rng import generator, restore
+from ..rng import generator
+from .state import Stateful
 
 MOMENTUM = 0.5  # of the images' SGD
 
 
-class Matching:
+class Matching(Stateful):
     """State and step of a matching method, which gives `class_losses` and `prepare` (the network's mode); `draw` is its augmentation.
 
     cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run.
     """
 
     outer = 1  # updates of the images to a network
+    parts = ("syn", "optimizer", "net")
     joint = False  # whether all classes must be in one group
 
     def __init__(self, cfg, syn, seed, compiled="none"):
@@ -68,13 +70,3 @@ class Matching:
         if (step + 1) % self.outer:
             self.train_network()
         return {"loss": total / len(self.classes)}
-
-    def state_dict(self):
-        parts = {"syn": self.syn, "optimizer": self.optimizer, "net": self.net}
-        return {**{k: v.state_dict() for k, v in parts.items()}, "rng": {k: g.get_state() for k, g in self.rngs.items()}}
-
-    def load_state_dict(self, state):
-        for name in ("syn", "optimizer", "net"):
-            getattr(self, name).load_state_dict(state[name])
-        for name, gen in self.rngs.items():
-            restore(gen, state["rng"][name])

@@ -13,13 +13,14 @@ from ..losses import cross_entropy
 from ..lowrank import images_per_class
 from ..networks import build
 from ..passes import forward_flops
-from ..rng import generator, restore
+from ..rng import generator
 from ..unroll import Flat, gradient, unroll
+from .state import Stateful
 
 MOMENTUM = 0.5  # of the images and of the rate
 
 
-class MTT:
+class MTT(Stateful):
     """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run."""
 
     def __init__(self, cfg, syn, seed, compiled="none", experts=None):
@@ -87,13 +88,3 @@ class MTT:
         loss = self.distance(self.train(start), start, target)
         self.update(loss)
         return {"loss": loss.detach(), "step_size": self.syn.rates.detach()[0, 0].clone()}
-
-    def state_dict(self):
-        parts = {"syn": self.syn, "optimizer": self.optimizer}
-        return {**{k: v.state_dict() for k, v in parts.items()}, "rng": {k: g.get_state() for k, g in self.rngs.items()}}
-
-    def load_state_dict(self, state):
-        for name in ("syn", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        for name, gen in self.rngs.items():
-            restore(gen, state["rng"][name])
