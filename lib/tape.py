@@ -1,219 +1,395 @@
-"""First and second derivatives of piecewise-linear networks, without a graph of a graph.
+"""First and second derivatives of a network's loss by hand, layer by layer, without a graph of a graph.
 
-Each layer is linear in its input between kinks (ReLU, maxima), or bilinear in its input and its weights (dense layers, convolutions).
-So the derivative of a gradient along a direction of the weights (Pearlmutter's R-operator; forward over reverse: reference sheet of
-dataset distillation, section 2.2, variant E) needs no rule that the gradient itself has not: images and their tangents go through
-the same layers, side by side. Exact; a fraction of the operations of the general way, which matters where each of them is small.
+A step of gradient descent is differentiated along an adjoint: the derivative of the loss's gradient along a direction of the weights
+(Pearlmutter's R-operator; forward over reverse: reference sheet of dataset distillation, section 2.2, variant E). Most layers are
+linear in their input, or bilinear in input and weights, so that tangents go through the same products as values do. Exact. Each
+gradient leaves a record of its values; the derivative along a direction needs them, and only its own tangents are computed then.
 
-Inside, a batch comes last and the tangents d (images alone, or images and tangents) second: (rows, d, ..., B).
+A layer has four methods, called in this order: value(h), back(g), tangent(h) and pull(g), which is the tangent of `back`; h and g are
+its input and the loss's gradient by its output, the tangent of the images is None. `found` is then what its parameters get.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .networks.layers import PLACES, PooledConv, at_four_places
+from .networks.layers import PLACES, AveragePool, PooledConv, at_four_places, spread
+
+RECORDS = 2**28  # bytes of records that are kept from an unroll's steps for its way back
+FEW = 8  # channels, below which a product of matrices is quicker than the library's transposed convolution
 
 
-class Dense:
-    """A matrix times the input."""
+class Bilinear:
+    """A layer of weights and a bias. Its kinds have lift, its adjoint lower, and product, by_input, by_weight and by_bias."""
 
-    def lift(self, h):
-        """The input as the columns of a matrix (R, d, n)."""
-        self.shape = h.shape
-        return h.movedim(1, -2).flatten(0, -3) if h.ndim > 3 else h
+    parameters = 2
 
-    def lower(self, columns):
-        """The adjoint of `lift`."""
-        if len(self.shape) == 3:
-            return columns
-        return columns.unflatten(0, (self.shape[0], *self.shape[2:-1])).movedim(-2, 1)
+    def value(self, h):
+        self.matrix = self.form(self.own[0])
+        self.c = self.lift(h)
+        return self.output(self.product(self.matrix, self.c, self.own[1]))
 
-    def output(self, z):
-        return z
+    def back(self, g, inner, weights):
+        self.g = g = self.before(g)
+        if weights:
+            self.found = self.unform(self.by_weight(g, self.c)), self.by_bias(g)
+        return self.lower(self.by_input(self.matrix, g)) if inner else None
 
-    def matrix(self, w):
+    def tangent(self, h):
+        self.move, self.c1 = self.form(self.moves[0]), None if h is None else self.lift(h)
+        z = self.product(self.move, self.c, self.moves[1])
+        if h is not None:
+            z += self.product(self.matrix, self.c1, None)
+        return self.slope(z)
+
+    def pull(self, g, weights):
+        g = self.before(g)
+        if weights:
+            found = self.by_weight(g, self.c)
+            if self.c1 is not None:
+                found += self.by_weight(self.g, self.c1)
+            self.found = self.unform(found), self.by_bias(g)
+        return self.lower(self.by_input(self.matrix, g).add_(self.by_input(self.move, self.g)))
+
+    def form(self, w):
         return w
 
-    def unmatrix(self, matrix):
-        """The adjoint of `matrix`."""
-        return matrix
+    unform = lift = lower = output = slope = before = form
 
 
-class Convolution:
-    """A PooledConv, its maximum over the four places included: a matrix times the patches of the input."""
+class Conv(Bilinear):
+    """A convolution of stride 1, batch first (B, K, H, W)."""
+
+    def __init__(self, module):
+        self.padding = list(module.padding)
+
+    def product(self, w, c, b):
+        return F.conv2d(c, w, b, padding=self.padding)
+
+    def _backward(self, g, c, w, mask):
+        return torch.ops.aten.convolution_backward(g, c, w, None, [1, 1], self.padding, [1, 1], False, [0, 0], 1, mask)
+
+    def by_input(self, w, g):
+        if self.c.shape[1] < FEW:
+            return F.fold(w.flatten(1).T @ g.flatten(2), self.c.shape[2:], w.shape[2:], padding=self.padding)
+        return self._backward(g, self.c, w, [True, False, False])[0]
+
+    def by_weight(self, g, c):
+        return self._backward(g, c, self.matrix, [False, True, False])[1]
+
+    def by_bias(self, g):
+        return g.sum((0, 2, 3))
+
+
+class Dense(Bilinear):
+    """A matrix times the input, batch last (F, B)."""
+
+    def __init__(self, module):
+        pass
+
+    def product(self, w, c, b):
+        return w @ c if b is None else torch.addmm(b[:, None], w, c)
+
+    def by_input(self, w, g):
+        return w.T @ g
+
+    def by_weight(self, g, c):
+        return g @ c.T
+
+    def by_bias(self, g):
+        return g.sum(1)
+
+
+class DensePatches(Dense):
+    """A PooledConv, its maximum over the four places included, batch last (K, H, W, B): a matrix times the patches of the input."""
 
     def __init__(self, module):
         self.padding, self.kernel = module.padding[0], module.kernel_size[0] + 1
 
-    def lift(self, h):  # (K, d, H, W, B)
-        h = F.pad(h, (0, 0, *[self.padding] * 4)).contiguous()
-        self.padded, k = h.shape, self.kernel
-        channels, d, height, width, batch = h.shape
-        self.size = (channels, k, k, d, (height - k) // 2 + 1, (width - k) // 2 + 1, batch)
-        c, e, i, j, b = h.stride()
-        return h.as_strided(self.size, (c, i, j, e, 2 * i, 2 * j, b)).reshape(channels * k * k, d, -1)
-
-    def lower(self, columns):
-        d = columns.shape[1]
-        patches, (height, width, batch) = columns.view(*self.size[:3], d, *self.size[4:]), self.size[4:]
-        rows = patches.new_zeros(*self.size[:2], d, height, self.padded[3], batch)
-        for j in range(self.kernel):
-            rows[..., j : j + 2 * width : 2, :] += patches[:, :, j]
-        h = patches.new_zeros(self.size[0], d, *self.padded[2:])
-        for i in range(self.kernel):
-            h[:, :, i : i + 2 * height : 2] += rows[:, i]
-        inside = slice(self.padding, -self.padding or None)
-        return h[:, :, inside, inside]
-
-    def output(self, z):  # (4 O, d, n) -> (O, d, h, w, B)
-        z = z.view(-1, 2, 2, z.shape[1], *self.size[4:])  # two rows of two places
-        value = z[:, :, :, 0]
-        self.right = value[:, :, 1] > value[:, :, 0]
-        rows = torch.maximum(value[:, :, 0], value[:, :, 1])
-        self.below = rows[:, 1] > rows[:, 0]
-        top = torch.maximum(rows[:, 0], rows[:, 1]).unsqueeze(1)
-        if z.shape[3] == 1:
-            return top
-        slope = torch.where(self.right, z[:, :, 1, 1], z[:, :, 0, 1])
-        return torch.cat([top, torch.where(self.below, slope[:, 1], slope[:, 0]).unsqueeze(1)], 1)
-
-    def before(self, g):
-        """The adjoint of `output`: to the place that had the maximum, the first of equals."""
-        places = g.new_empty(len(g), 2, 2, *g.shape[1:])
-        below = self.below.unsqueeze(1)
-        for row, own in enumerate((g * ~below, g * below)):
-            torch.mul(own, self.right[:, row].unsqueeze(1), out=places[:, row, 1])
-            torch.sub(own, places[:, row, 1], out=places[:, row, 0])
-        return places.view(4 * len(g), g.shape[1], -1)
-
-    def matrix(self, w):
+    def form(self, w):
         return at_four_places(w).flatten(2).flatten(0, 1)
 
-    def unmatrix(self, matrix):
+    def product(self, w, c, b):
+        return super().product(w, c, None if b is None else b.repeat_interleave(4))
+
+    def unform(self, matrix):
         k = self.kernel - 1
         places = matrix.view(-1, 4, self.size[0], k + 1, k + 1)
         return sum(places[:, place, :, i : i + k, j : j + k] for place, (i, j) in enumerate(PLACES))
 
+    def by_bias(self, g):
+        return g.view(len(g) // 4, -1).sum(1)
 
-LAYERS = {nn.Linear: lambda module: Dense(), PooledConv: Convolution, nn.ReLU: lambda module: "relu", nn.Flatten: lambda module: None}
+    def lift(self, h):
+        h = F.pad(h, (0, 0, *[self.padding] * 4)).contiguous()
+        self.padded, k = h.shape, self.kernel
+        channels, height, width, batch = h.shape
+        self.size = (channels, k, k, (height - k) // 2 + 1, (width - k) // 2 + 1, batch)
+        c, i, j, b = h.stride()
+        return h.as_strided(self.size, (c, i, j, 2 * i, 2 * j, b)).reshape(channels * k * k, -1)
+
+    def lower(self, columns):
+        patches, (height, width, batch) = columns.view(self.size), self.size[3:]
+        rows = patches.new_zeros(*self.size[:2], height, self.padded[2], batch)
+        for j in range(self.kernel):
+            rows[..., j : j + 2 * width : 2, :] += patches[:, :, j]
+        h = patches.new_zeros(self.padded)
+        for i in range(self.kernel):
+            h[:, i : i + 2 * height : 2] += rows[:, i]
+        inside = slice(self.padding, -self.padding or None)
+        return h[:, inside, inside]
+
+    def output(self, z):  # (4 O, n) -> (O, h, w, B)
+        value = z.view(-1, 2, 2, *self.size[3:])  # two rows of two places
+        self.right = value[:, :, 1] > value[:, :, 0]
+        rows = torch.maximum(value[:, :, 0], value[:, :, 1])
+        self.below = rows[:, 1] > rows[:, 0]
+        return torch.maximum(rows[:, 0], rows[:, 1])
+
+    def slope(self, z):
+        z = z.view(-1, 2, 2, *self.size[3:])
+        rows = torch.where(self.right, z[:, :, 1], z[:, :, 0])
+        return torch.where(self.below, rows[:, 1], rows[:, 0])
+
+    def before(self, g):
+        """The adjoint of `output`: to the place that had the maximum, the first of equals."""
+        places = g.new_empty(len(g), 2, 2, *g.shape[1:])
+        for row, own in enumerate((g * ~self.below, g * self.below)):
+            torch.mul(own, self.right[:, row], out=places[:, row, 1])
+            torch.sub(own, places[:, row, 1], out=places[:, row, 0])
+        return places.view(4 * len(g), -1)
+
+
+class Norm:
+    """A group norm, batch first. n is the normalised input, r one over its deviation; p and q are sums over a channel's positions."""
+
+    parameters = 2
+
+    def __init__(self, module):
+        self.groups, self.eps = module.num_groups, module.eps
+
+    def by_group(self, sums):
+        """Sums (B, C) over a channel's positions -> their mean over its group's numbers (B, C, 1, 1)."""
+        b, channels = sums.shape
+        mean = sums.view(b, self.groups, -1).mean(2, keepdim=True) / self.area
+        return mean.expand(-1, -1, channels // self.groups).reshape(b, channels, 1, 1)
+
+    @staticmethod
+    def dot(a, b):
+        return torch.linalg.vecdot(a.flatten(2), b.flatten(2))
+
+    def value(self, h):
+        b, channels, height, width = h.shape
+        self.area = height * width
+        self.n, _, r = torch.native_group_norm(h.contiguous(), None, None, b, channels, self.area, self.groups, self.eps)
+        self.r = r.repeat_interleave(channels // self.groups, 1)[:, :, None, None]
+        self.scale = self.own[0][:, None, None]
+        return torch.addcmul(self.own[1][:, None, None], self.n, self.scale)
+
+    def back(self, g, inner, weights):
+        self.g, self.p, self.q = g, self.dot(g, self.n), g.sum((2, 3))
+        if weights:
+            self.found = self.p.sum(0), self.q.sum(0)
+        self.share = self.by_group(self.p * self.own[0])
+        out = g * (self.r * self.scale)
+        out.addcmul_(self.n, -self.r * self.share)
+        self.out = out.sub_(self.r * self.by_group(self.q * self.own[0]))
+        return out
+
+    def tangent(self, h):
+        self.falling = self.r * self.by_group(self.dot(self.n, h))  # of r, over r, with its sign turned
+        n = h * self.r
+        n.addcmul_(self.n, -self.falling)
+        self.n1 = n.sub_(self.r * self.by_group(h.sum((2, 3))))
+        return torch.addcmul(self.moves[1][:, None, None], n, self.scale).addcmul_(self.n, self.moves[0][:, None, None])
+
+    def pull(self, g, weights):
+        w, move = self.own[0], self.moves[0]
+        p, q, turned = self.dot(g, self.n), g.sum((2, 3)), self.dot(self.g, self.n1)
+        if weights:
+            self.found = (p + turned).sum(0), q.sum(0)
+        share = self.by_group(p * w + self.p * move + turned * w)
+        out = g * (self.r * self.scale)
+        out.addcmul_(self.g, self.r * move[:, None, None]).addcmul_(self.n1, -self.r * self.share).addcmul_(self.n, -self.r * share)
+        return out.addcmul_(self.out, -self.falling).sub_(self.r * self.by_group(q * w + self.q * move))
+
+
+class Fixed:
+    """A layer without parameters that is linear between kinks: values and tangents go one way, gradients the other."""
+
+    parameters = 0
+
+    def __init__(self, module):
+        self.module = module
+
+    def value(self, h):
+        self.shape = h.shape
+        return self.forth(h)
+
+    def tangent(self, h):
+        return h if h is None else self.forth(h)
+
+    def back(self, g, inner, weights):
+        return self.fro(g)
+
+    def pull(self, g, weights):
+        return self.fro(g)
+
+
+class Rectifier(Fixed):
+    def value(self, h):
+        self.h = h.clamp_min_(0)
+        return self.h
+
+    def forth(self, h):
+        return torch.ops.aten.threshold_backward(h, self.h, 0)
+
+    fro = forth
+
+
+class Pool(Fixed):
+    def forth(self, h):
+        return self.module(h)
+
+    def fro(self, g):
+        return spread(g, self.shape)
+
+
+class BatchLast(Fixed):
+    def forth(self, h):
+        return h.movedim(0, -1)
+
+    def fro(self, g):
+        return g.movedim(-1, 0)
+
+
+class Flatten(Fixed):
+    """(K, H, W, B) -> (F, B)."""
+
+    def forth(self, h):
+        return h.flatten(0, -2)
+
+    def fro(self, g):
+        return g.view(self.shape)
+
+
+class Columns(Fixed):
+    """(B, K, H, W) -> (F, B)."""
+
+    def forth(self, h):
+        return h.flatten(1).T.contiguous()
+
+    def fro(self, g):
+        return g.T.reshape(self.shape)
+
+
+LAYERS = {nn.Linear: Dense, PooledConv: DensePatches, nn.Conv2d: Conv, nn.GroupNorm: Norm, nn.ReLU: Rectifier, AveragePool: Pool}
 
 
 def tape_of(flat):
     """The Tape of an unroll.Flat network; None where one of its layers is of another kind."""
     if not isinstance(flat.net.body, nn.Sequential):
         return None
-    modules = [*flat.net.body, flat.net.head]
-    if any(type(module) not in LAYERS for module in modules):
+    modules = [module for module in (*flat.net.body, flat.net.head) if type(module) not in (nn.Flatten, nn.Identity)]
+    plain = all(type(m) is not nn.Conv2d or m.stride == m.dilation == (1, 1) and m.groups == 1 for m in modules)
+    if not plain or any(type(m) not in LAYERS for m in modules):
         return None
-    layers = [layer for module in modules if (layer := LAYERS[type(module)](module))]
-    pairs = [(layer, after == "relu") for layer, after in zip(layers, [*layers[1:], None]) if layer != "relu"]
-    return Tape(pairs, list(flat.shapes.values()))
+    plan = [(LAYERS[type(module)], module) for module in modules]
+    dense = next(i for i, (kind, _) in enumerate(plan) if kind is Dense)
+    if any(kind is Conv for kind, _ in plan):
+        plan.insert(dense, (Columns, None))
+    else:
+        plan = [(BatchLast, None), *plan[:dense], (Flatten, None), *plan[dense:]]
+    return Tape(plan, list(flat.shapes.values()))
+
+
+class Record:
+    """What a gradient leaves: the layers with their values, the probabilities (C, B) and the labels."""
+
+    def __init__(self, layers, p, y):
+        self.layers, self.p, self.y = layers, p, y
+
+    def nbytes(self):
+        """Bytes of the tensors in it, each memory once."""
+        tensors = [t for layer in self.layers for t in vars(layer).values() if isinstance(t, torch.Tensor)]
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 class Tape:
     """The derivatives of a network's mean cross-entropy on images x (B, K, H, W) with labels y (B, C), C above 1, as they are.
 
-    layers: pairs of a Dense or Convolution and whether a ReLU follows; shapes: of the parameters: weight, bias, weight, ...
+    plan: pairs of a layer's kind and its module; shapes: of the parameters, in their order.
     """
 
-    def __init__(self, layers, shapes):
-        self.layers, self.shapes = layers, shapes
+    def __init__(self, plan, shapes):
+        self.plan, self.shapes = plan, shapes
         self.sizes = [shape.numel() for shape in shapes]
 
-    def _pairs(self, theta):
-        """(matrix, bias) of each layer."""
-        views = [piece.view(shape) for piece, shape in zip(theta.split(self.sizes), self.shapes)]
-        return [(layer.matrix(w), b) for (layer, _), w, b in zip(self.layers, views[::2], views[1::2])]
+    def _views(self, theta, layers):
+        """Each layer's part of a flat vector (P,)."""
+        views = iter([piece.view(shape) for piece, shape in zip(theta.split(self.sizes), self.shapes)])
+        return [[next(views) for _ in range(layer.parameters)] for layer in layers]
 
-    def _forward(self, pairs, x, moves):
-        """Logits (C, d, B), and what each layer keeps for the way back: its columns, and where its ReLU is open."""
-        h, kept = x.movedim(0, -1).unsqueeze(1), []
-        for (layer, rectified), (matrix, b), move in zip(self.layers, pairs, moves):
-            columns = layer.lift(h)
-            z = (matrix @ columns.flatten(1)).view(len(matrix), *columns.shape[1:])
-            if move:
-                moved = move[0] @ columns[:, 0]
-                z = torch.stack([z[:, 0], moved + z[:, 1] if z.shape[1] == 2 else moved], 1)
-                z.view(len(b), -1, *z.shape[1:])[:, :, 1] += move[1][:, None, None]
-            z.view(len(b), -1, *z.shape[1:])[:, :, 0] += b[:, None, None]
-            h = layer.output(z)
-            opened = h[:, :1] > 0 if rectified else None
-            if rectified:
-                h = h * opened
-            kept.append((columns, opened))
-        return h, kept
+    @staticmethod
+    def _found(layers):
+        return torch.cat([part.reshape(-1) for layer in layers if layer.parameters for part in layer.found])
 
-    def _back(self, index, g, opened):
-        """A layer's gradient (O, d, ...) on its output -> on its matrix times its columns (rows, d, n)."""
-        layer, rectified = self.layers[index]
-        if rectified:
-            g = g * opened
-        return layer.before(g) if isinstance(layer, Convolution) else g
+    def gradient(self, theta, x, y, weights=True):
+        """By the weights theta (P,) -> (P,), the logits (B, C) and the Record. weights False: the record alone is wanted, no gradient."""
+        layers, h = [kind(module) for kind, module in self.plan], x
+        for layer, own in zip(layers, self._views(theta, layers)):
+            layer.own = own
+            h = layer.value(h)
+        logits, y = h, y.T
+        p = logits.softmax(0)
+        g = (y.sum(0) * p - y).div_(y.shape[1])
+        first = next(i for i, layer in enumerate(layers) if layer.parameters)
+        for index in reversed(range(first, len(layers))):
+            g = layers[index].back(g, index > first, weights)
+        return self._found(layers) if weights else None, logits.T, Record(layers, p, y)
 
-    def _by_weights(self, index, matrix, by_bias):
-        layer = self.layers[index][0]
-        bias = by_bias.reshape(self.shapes[2 * index + 1].numel(), -1).sum(1)
-        return [layer.unmatrix(matrix).flatten(), bias]
-
-    def gradient(self, theta, x, y):
-        """By the weights theta (P,) -> (P,), and the logits (B, C)."""
-        pairs = self._pairs(theta)
-        logits, kept = self._forward(pairs, x, [None] * len(pairs))
-        y = y.T
-        g, found = (y.sum(0) * logits[:, 0].softmax(0) - y).div_(y.shape[1])[:, None], []
-        for index in reversed(range(len(pairs))):
-            columns, opened = kept[index]
-            g = self._back(index, g, opened)
-            found = self._by_weights(index, g[:, 0] @ columns[:, 0].T, g) + found
-            if index:
-                g = self.layers[index][0].lower((pairs[index][0].T @ g[:, 0])[:, None])
-        return torch.cat(found), logits[:, 0].T
-
-    def along(self, theta, direction, x, y):
-        """The gradient's derivative along `direction` (P,): (the loss's own slope (), by the weights (P,), by the images, by the labels)."""
-        pairs, moves = self._pairs(theta), self._pairs(direction)
-        logits, kept = self._forward(pairs, x, moves)
-        y, p = y.T, logits[:, 0].softmax(0)
-        slopes = logits[:, 1] - (p * logits[:, 1]).sum(0)  # of the log-probabilities
-        weight, n = y.sum(0), y.shape[1]
-        g, found = torch.stack([weight * p - y, weight * p * slopes], 1).div_(n), []
-        slope = (g[:, 0] * logits[:, 1]).sum()
-        for index in reversed(range(len(pairs))):
-            columns, opened = kept[index]
-            g = self._back(index, g, opened)
-            by_matrix = g[:, 1] @ columns[:, 0].T
-            if columns.shape[1] == 2:
-                by_matrix.addmm_(g[:, 0], columns[:, 1].T)
-            found = self._by_weights(index, by_matrix, g[:, 1]) + found
-            layer, matrix, move = self.layers[index][0], pairs[index][0], moves[index][0]
-            moved = move.T @ g[:, 0]
-            if index:
-                back = matrix.T @ g.flatten(1)
-                g = layer.lower(torch.stack([back[:, : moved.shape[1]], moved.add_(back[:, moved.shape[1] :])], 1))
-        by_image = layer.lower((moved.addmm_(matrix.T, g[:, 1]))[:, None])[:, 0].movedim(-1, 0)
-        return slope, torch.cat(found), by_image, -slopes.T / n
+    def along(self, record, direction, weights=True):
+        """The gradient's derivative along `direction` (P,): (the loss's own slope (), by the weights (P,) or None, by the images, by the labels)."""
+        layers, p, y, h = record.layers, record.p, record.y, None
+        for layer, moves in zip(layers, self._views(direction, layers)):
+            layer.moves = moves
+            h = layer.tangent(h)
+        slopes = h - (p * h).sum(0)  # of the log-probabilities
+        total, n = y.sum(0), y.shape[1]
+        slope = ((total * p - y) * h).sum() / n
+        g = (total * p * slopes).div_(n)
+        for layer in reversed(layers):
+            g = layer.pull(g, weights)
+        return slope, self._found(layers) if weights else None, g, -slopes.T / n
 
 
 class Descent:
-    """Gradient descent of one network's weights (1, P) on minibatches in turn, at the rates (T,): a step for `unroll`."""
+    """Gradient descent of one network's weights (1, P) at the rates (T,), on what `batch(t, x, y)` makes of the set: a step for `unroll`.
 
-    def __init__(self, tape, minibatches):
-        self.tape, self.minibatches = tape, minibatches
+    frozen: as if each step's weights were constants (TESLA's approximation: no Hessian products).
+    """
 
-    def own(self, t, tensor):
-        """The minibatch of step t."""
-        size = len(tensor) // self.minibatches
-        start = t % self.minibatches * size
-        return tensor[start : start + size]
+    def __init__(self, tape, batch, frozen=False):
+        self.tape, self.batch, self.frozen, self.kept, self.left = tape, batch, frozen, {}, RECORDS
 
     def __call__(self, t, state, rates, x, y):
-        return (torch.sub(state[0], self.tape.gradient(state[0][0], self.own(t, x), self.own(t, y))[0] * rates[t]),)
+        found, _, record = self.tape.gradient(state[0][0], *self.batch(t, x, y))
+        if (size := record.nbytes()) <= self.left:
+            self.kept[t], self.left = record, self.left - size
+        return (torch.sub(state[0], found * rates[t]),)
 
     def pullback(self, t, state, inputs, adjoint, totals):
-        rates, x, y = inputs
-        slope, by_weight, by_image, by_label = self.tape.along(state[0][0], adjoint[0][0], self.own(t, x), self.own(t, y))
-        for total, part in zip(totals, (slope, by_image * rates[t], by_label * rates[t])):
-            if total is not None:
-                (total[t] if part is slope else self.own(t, total)).sub_(part)
-        return (adjoint[0] - by_weight * rates[t],)
+        rates, *own = (tensor.detach() for tensor in inputs)
+        with torch.enable_grad():
+            leaves = [tensor.requires_grad_(total is not None) for tensor, total in zip(own, totals[1:])]
+            images, labels = self.batch(t, *leaves)
+        record = self.kept.pop(t, None) or self.tape.gradient(state[0][0], images.detach(), labels.detach(), weights=False)[2]
+        slope, by_weight, by_image, by_label = self.tape.along(record, adjoint[0][0], weights=not self.frozen)
+        if totals[0] is not None:
+            totals[0][t] -= slope
+        learned = [(leaf, total) for leaf, total in zip(leaves, totals[1:]) if total is not None]
+        results = [(made, by * -rates[t]) for made, by in ((images, by_image), (labels, by_label)) if made.requires_grad]
+        found = torch.autograd.grad([made for made, _ in results], [leaf for leaf, _ in learned], [by for _, by in results])
+        for (_, total), part in zip(learned, found):
+            total += part
+        return adjoint if self.frozen else (adjoint[0] - by_weight * rates[t],)

@@ -86,7 +86,7 @@ def unroll(step, steps, state, *inputs):
 
     state: a tuple of tensors; step: differentiable, and the same each time that it is called with a t: random numbers are drawn
     before. Memory: the states, and the graph of one step. Exact: what is dropped is only what the graph would have kept.
-    A step that has `pullback(t, state, inputs, adjoint, totals)` -> the adjoint before it, needs no graph: it adds what reaches the
-    inputs to `totals`, None for those that need no gradient.
+    A step that has `pullback(t, state, inputs, adjoint, totals)` -> the adjoint before it, needs no graph (tape.py): it adds what
+    reaches the inputs to `totals`, None for those that need no gradient.
     """
     return _Unroll.apply(step, steps, len(state), *state, *inputs)

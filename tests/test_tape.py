@@ -1,8 +1,9 @@
-"""Derivatives of piecewise-linear networks by hand, against autograd through the network's own modules, in float64."""
+"""Derivatives of networks' losses by hand, against autograd through the network's own modules, in float64."""
 
 import pytest
 import torch
 
+from lib import tape
 from lib.losses import cross_entropy
 from lib.networks import build
 from lib.rng import generator
@@ -10,6 +11,7 @@ from lib.tape import Descent, tape_of
 from lib.unroll import Flat, gradient, unroll
 
 NETS = [("lenet_dd", (1, 28, 28)), ("lenet_dd", (3, 32, 32)), ("dense2-w8", (1, 6, 6)), ("dense1-w4", (3, 4, 4))]
+NETS += [("convnet2-w8-instance", (1, 8, 8)), ("convnet1-w8", (3, 9, 9)), ("convnet3-w8-group", (1, 28, 28)), ("convnet2-w6-group1", (3, 8, 8))]
 
 
 def problem(name, shape):
@@ -25,25 +27,33 @@ def test_gradient_and_its_derivative_equal_autograd(name, shape):
     flat, theta, x, y, direction = problem(name, shape)
     leaves = [t.clone().requires_grad_() for t in (theta, x, y)]
     (found,) = torch.autograd.grad(cross_entropy(flat.one(leaves[0], leaves[1]), leaves[2]), leaves[0], create_graph=True)
-    tape = tape_of(flat)
-    assert torch.allclose(tape.gradient(theta, x, y)[0], found, rtol=1e-10, atol=1e-13)
-    slope, *ours = tape.along(theta, direction, x, y)
+    ours = tape_of(flat)
+    gradient, logits, record = ours.gradient(theta, x, y)
+    assert torch.allclose(gradient, found, rtol=1e-10, atol=1e-13) and torch.allclose(logits, flat.one(theta, x), rtol=1e-12)
+    slope, *ours = ours.along(record, direction)
     assert slope.item() == pytest.approx((found * direction).sum().item(), rel=1e-10)
     for mine, exact in zip(ours, torch.autograd.grad(found, leaves, direction)):
         assert mine.shape == exact.shape and (mine - exact).norm() <= 1e-10 * exact.norm()
 
 
-@pytest.mark.parametrize("name, shape", NETS[1:3])
-def test_descent_is_the_general_unroll(name, shape):
+@pytest.mark.parametrize("name, shape", [NETS[1], NETS[2], NETS[4]])
+@pytest.mark.parametrize("records", [0, 40000, tape.RECORDS])
+def test_descent_is_the_general_unroll(name, shape, records, monkeypatch):
+    """With no step's record kept, with some, with all."""
+    monkeypatch.setattr(tape, "RECORDS", records)
     flat, theta, x, y, direction = problem(name, shape)
     y, rates = y.softmax(1), torch.tensor([0.1, 0.02, 0.05, 0.03], dtype=torch.float64)
 
-    def step(t, state, rates, x, y):
+    def batch(t, x, y):
         own = slice(t % 2 * 3, t % 2 * 3 + 3)
-        return (state[0] - rates[t] * gradient(lambda at: cross_entropy(flat(at, x[own]), y[own]).sum(), state[0]),)
+        return x[own].tanh(), y[own]
+
+    def step(t, state, rates, x, y):
+        x, y = batch(t, x, y)
+        return (state[0] - rates[t] * gradient(lambda at: cross_entropy(flat(at, x), y).sum(), state[0]),)
 
     results = []
-    for run in (step, Descent(tape_of(flat), 2)):
+    for run in (step, Descent(tape_of(flat), batch)):
         leaves = [t.clone().requires_grad_() for t in (theta[None], rates, x, y)]
         (trained,) = unroll(run, 4, (leaves[0],), *leaves[1:])
         results.append((trained, torch.autograd.grad((trained * direction).sum(), leaves)))
@@ -51,11 +61,11 @@ def test_descent_is_the_general_unroll(name, shape):
     for exact, ours in zip(results[0][1], results[1][1]):
         assert (ours - exact).norm() <= 1e-9 * exact.norm()
     labels = y.clone()
-    (trained,) = unroll(Descent(tape_of(flat), 2), 4, (theta[None],), rates, x.requires_grad_(), labels)
+    (trained,) = unroll(Descent(tape_of(flat), batch), 4, (theta[None],), rates, x.requires_grad_(), labels)
     trained.sum().backward()
     assert x.grad.norm() > 0 and labels.grad is None
 
 
-@pytest.mark.parametrize("name", ["alexcifar", "conv2-w8-batch", "convnet2-w8-instance", "conv2-w8"])
+@pytest.mark.parametrize("name", ["alexcifar", "conv2-w8-batch", "convnet2-w8-batch", "convnet2-w8-instance-swish", "conv2-w8"])
 def test_networks_of_other_layers_go_the_general_way(name):
     assert tape_of(Flat(build(name, (3, 32, 32), 4))) is None

@@ -64,22 +64,23 @@ class DD(Stateful):
 
     def train(self, theta):
         """Weights (K, P) of networks that started from theta (K, P), after all steps; a function of the set, with its graph."""
-        if self.tape and len(theta) == 1:
-            return unroll(Descent(self.tape, self.cfg.minibatches), self.syn.rates.numel(), (theta,), self.syn.lr.flatten(), self.syn.x, self.syn.labels)[0]
         seeds = torch.randint(2**62, (self.syn.rates.numel(),), generator=self.rngs["dropout"]) if self.dropout else None
         minibatches = self.cfg.minibatches
         self.net.net.train()
 
-        def loss(t, theta, images, y):
-            own = slice(t % minibatches * (len(y) // minibatches), (t % minibatches + 1) * (len(y) // minibatches))
-            if self.dropout:  # the same masks when the step is formed anew
-                torch.manual_seed(seeds[t].item())
-            return cross_entropy(self.net(theta, images[own]), y[own]).sum()
+        def batch(t, images, y):
+            size = len(y) // minibatches
+            start = t % minibatches * size
+            return images[start : start + size], y[start : start + size]
 
         def step(t, state, rates, images, y):
-            theta = state[0]
-            return (theta - rates[t] * gradient(lambda at: loss(t, at, images, y), theta),)
+            x, y = batch(t, images, y)
+            if self.dropout:  # the same masks when the step is formed anew
+                torch.manual_seed(seeds[t].item())
+            return (state[0] - rates[t] * gradient(lambda at: cross_entropy(self.net(at, x), y).sum(), state[0]),)
 
+        if self.tape and len(theta) == 1:
+            step = Descent(self.tape, batch)
         return unroll(step, self.syn.rates.numel(), (theta,), self.syn.lr.flatten(), self.syn.x, self.syn.labels)[0]
 
     def judge(self, theta, x, y):
@@ -93,7 +94,7 @@ class DD(Stateful):
         for images, labels in zip(x.split(self.part), y.split(self.part)):
             share = len(labels) / len(y)
             if taped:
-                found, logits = self.tape.gradient(leaf.detach()[0], images, labels)
+                found, logits, _ = self.tape.gradient(leaf.detach()[0], images, labels)
                 loss = cross_entropy(logits, labels) * share
                 by_weight = by_weight + found * share
             else:

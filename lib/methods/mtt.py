@@ -14,6 +14,7 @@ from ..lowrank import images_per_class
 from ..networks import build
 from ..passes import forward_flops
 from ..rng import generator
+from ..tape import Descent, tape_of
 from ..unroll import Flat, gradient, unroll
 from .state import Stateful
 
@@ -28,6 +29,7 @@ class MTT(Stateful):
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         net = build(cfg.net, shape, syn.y.shape[1])
         self.net = Flat(net.to(device, memory_format=net.layout))
+        self.tape = tape_of(self.net)
         self.rngs = {name: generator(seed, name, device=device) for name in ("order", "augment")}
         self.rngs["family"] = generator(seed, "family")  # on the CPU: it decides which code runs
         syn.add_schedule(torch.full((1, 1), cfg.lr_start, device=device), torch.clone)
@@ -57,17 +59,19 @@ class MTT(Stateful):
             draws = [dsa.draw(self.cfg.augment, 1, len(b), self.rngs["augment"], self.rngs["family"]) for b in chosen]
         frozen = self.cfg.gradient == "tesla"
 
-        def loss(t, at, images, y):
+        def batch(t, images, y):
             x = images[chosen[t]]
-            if draws:
-                x = dsa.apply(x[None], draws[t])[0]
-            return cross_entropy(self.net.one(at, x), y[chosen[t]])
+            return dsa.apply(x[None], draws[t])[0] if draws else x, y[chosen[t]]
 
-        def step(t, state, rate, images, y):
-            return (state[0] - rate * gradient(lambda at: loss(t, at, images, y), state[0], frozen),)
+        def step(t, state, rates, images, y):
+            x, y = batch(t, images, y)
+            return (state[0] - rates[t] * gradient(lambda at: cross_entropy(self.net.one(at[0], x), y), state[0], frozen),)
 
         self.net.net.train()
-        return unroll(step, len(chosen), (theta,), self.syn.lr[0, 0], self.images(), self.syn.labels)[0]
+        if self.tape:
+            step = Descent(self.tape, batch, frozen)
+        rates = self.syn.lr[0, 0].expand(len(chosen))
+        return unroll(step, len(chosen), (theta[None],), rates, self.images(), self.syn.labels)[0][0]
 
     def distance(self, end, start, target):
         """The loss of a student that went from start to end (P,), where the expert went to target."""

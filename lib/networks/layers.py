@@ -53,6 +53,15 @@ class AveragePool(nn.Module):
         return (x.reshape(*x.shape[:-2], height // 2, 2 * width) @ _pairs(width, x.dtype)).view(*x.shape[:-2], height // 2, width // 2)
 
 
+def spread(g, shape):
+    """The adjoint of AveragePool: gradients (..., H // 2, W // 2) by its output -> by its input of `shape`."""
+    height, width = shape[-2:]
+    if g.device.type == "cpu" and height % 2 == width % 2 == 0:
+        return (g.contiguous() @ _pairs(width, g.dtype).T).view(shape)
+    wide = F.interpolate(g / 4, scale_factor=2)
+    return F.pad(wide, (0, width % 2, 0, height % 2))
+
+
 @cache
 def _pairs(width, dtype):
     """(2 width, width / 2): from two rows, one after the other, to the means of squares of four."""

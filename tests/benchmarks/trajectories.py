@@ -94,6 +94,12 @@ def main():
 
     speed, rows = matmul_rate("float32", device), []
     print(f"{speed / 1e9:.0f} GFLOP/s")
+
+    def write():
+        if args.json:
+            with open(args.json, "w") as file:
+                json.dump({"device": args.device, "net": args.net, "flops": speed, "rows": rows}, file, indent=1)
+
     for steps in args.inner:
         floor = 9 * steps * CLASSES * forward_flops(args.net, SHAPE) / speed
         for kind in ("adjoint", "tesla", "whole graph"):
@@ -103,13 +109,12 @@ def main():
             rows.append({"inner_steps": steps, "kind": kind, "floor_seconds": floor, **found})
             text = "{seconds:.2f} s, {mebi:.0f} MiB (weights {weights_mebi:.0f})".format(**found) if "mebi" in found else found["error"]
             print(f"N = {steps} {kind:12} {text}; floor {floor:.2f} s", flush=True)
+            write()
     for net, batch in ((args.net, 256), ("convnet2-w32-instance", 128), ("lenet_dd", 256)):
         together, alone = experts(device, net, 10, batch, args.repeats)
         rows.append({"experts": 10, "net": net, "batch": batch, "together_ms": together, "one_by_one_ms": alone})
         print(f"10 experts {net} batch {batch}: {together:.0f} ms together, {alone:.0f} ms one by one: {together / alone:.2f}", flush=True)
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump({"device": args.device, "net": args.net, "flops": speed, "rows": rows}, file, indent=1)
+        write()
 
 
 if __name__ == "__main__":
