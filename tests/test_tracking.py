@@ -48,7 +48,7 @@ def test_two_processes_may_create_the_store_at_once(tmp_path, local):
     assert len(finished_run(tmp_path)[1]) == 3
 
 
-def test_a_dead_server_delays_nothing_and_says_so_once(tmp_path, monkeypatch, capsys):
+def test_a_dead_server_delays_nothing_and_says_so_once(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     started = time.monotonic()
     tracker = Tracker(tmp_path, "run", TAGS, {})
@@ -57,11 +57,22 @@ def test_a_dead_server_delays_nothing_and_says_so_once(tmp_path, monkeypatch, ca
     assert time.monotonic() - started < 1.0
     tracker.close()
     assert time.monotonic() - started < 20
-    assert capsys.readouterr().err.count("tracking: stopped") == 1
+    assert capfd.readouterr().err.count("tracking: stopped") == 1
 
 
-def test_without_mlflow_a_stage_says_so_and_goes_on(tmp_path):
-    use = f"import lib.tracking as t; k = t.Tracker({str(tmp_path)!r}, 'r', {{}}, {{}}); k.log(0, {{'a': 1}}); k.close()"
-    code = f"import sys; sys.modules['mlflow'] = None; {use}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr.count("mlflow is not installed") == 1
+def test_without_mlflow_a_stage_says_so_and_goes_on(tmp_path, monkeypatch, capfd):
+    (tmp_path / "mlflow.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    tracker = Tracker(tmp_path, "run", {}, {})
+    tracker.writer.wait(60)
+    tracker.log(0, {"a": 1})
+    tracker.close()
+    assert capfd.readouterr().err.count("mlflow is not installed") == 1
+
+
+def test_a_killed_stage_leaves_a_run_that_says_so(tmp_path, local):
+    code = f"import os; from lib.tracking import Tracker; Tracker({str(tmp_path)!r}, 'run', {{}}, {{}}).log(0, {{'a': 1}}); os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=120)  # waits for the writer, which holds stderr too
+    assert done.returncode == -9 and b"tracking:" not in done.stderr
+    _, (run,) = finished_run(tmp_path)
+    assert run.info.status == "KILLED" and run.data.metrics == {"a": 1}
