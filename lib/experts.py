@@ -13,6 +13,7 @@ from .augment import augmented
 from .files import FileError, load_state, save_state
 from .loop import Stopped
 from .losses import class_labels, cross_entropy, predicted
+from .networks import build
 from .passes import forward_flops
 from .rng import generator, restore
 from .students import Students
@@ -29,6 +30,13 @@ def epochs_kept(cfg):
 def expert_flops(cfg, shape, images):
     """Work of training one expert: forward and backward, twice with GSAM."""
     return forward_flops(cfg.net, shape) * 3 * images * cfg.epochs * (2 if cfg.optimizer == "gsam" else 1)
+
+
+def expert_bytes(cfg, shape, classes):
+    """Size of one expert's snapshots."""
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in build(cfg.net, shape, classes).parameters())
+    return 4 * weights * len(epochs_kept(cfg))
 
 
 class Group:

@@ -1,11 +1,8 @@
 """What distilling will cost, before it is started: `python -m stages.cost SUITE`."""
 
-import torch
-
 from lib.cost import describe, matmul_rate
-from lib.experts import epochs_kept, expert_flops
+from lib.experts import expert_bytes, expert_flops
 from lib.methods import METHODS
-from lib.networks import build
 from lib.params import shape_of
 from lib.schema import KNOWN_SOURCES
 
@@ -30,19 +27,11 @@ def stage(params, suite):
             row = params.experts[cell.experts]
             where = params.datasets[row.dataset]
             count = SUBSET[1] if where.subset else KNOWN_SOURCES[where.source][3]
-            work = expert_flops(row, shape_of(row, params.datasets, params.preprocessing), count)
-            print(
-                f"experts {cell.experts}: {describe(work, 1, row.count, 'float32', rates['float32'])}; {disk(row, params, classes):.1f} GB on disk", flush=True
-            )
+            size = shape_of(row, params.datasets, params.preprocessing)
+            work, disk = expert_flops(row, size, count), row.count * expert_bytes(row, size, classes) / 1e9
+            print(f"experts {cell.experts}: {describe(work, 1, row.count, 'float32', rates['float32'])}; {disk:.1f} GB on disk", flush=True)
         work = METHODS[cell.method].step_flops(cfg, shape, classes // cfg.class_steps)
         print(f"{key}: {describe(work, cfg.steps, len(cfg.seeds) * cfg.class_steps, cfg.conv_dtype, rates[cfg.conv_dtype])}", flush=True)
-
-
-def disk(row, params, classes):
-    """Gigabytes of a row of experts' snapshots."""
-    with torch.device("meta"):
-        weights = sum(p.numel() for p in build(row.net, shape_of(row, params.datasets, params.preprocessing), classes).parameters())
-    return 4e-9 * weights * len(epochs_kept(row)) * row.count
 
 
 if __name__ == "__main__":

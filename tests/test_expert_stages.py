@@ -1,6 +1,8 @@
 """Experts, the cells that take them and their report, as real DVC runs them: on digits, and on real pictures laid out as ImageNet-1K."""
 
 import json
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -69,6 +71,23 @@ def test_more_experts_join_those_that_are_there(folder):
     assert after[:3] == before and len(after) == 4
     toy.edit(folder, lambda params: params["experts"]["digits"].update(lr=0.04))
     assert "0 expert(s) are there, 4 to train" in toy.dvc(folder, "repro", "experts@digits")
+
+
+def test_groups_on_two_devices_give_the_experts_of_one(folder):
+    """Groups of two experts, both at once; here the second device is the first once more."""
+    out = folder / "build/experts/digits"
+    toy.dvc(folder, "repro", "--single-item", "experts@digits")
+    weights = [load_tensors(out / f"expert000{i}.safetensors")[0]["weights"] for i in range(4)]
+    curves = [expert["test"] for expert in read_json(out / "index.json")["experts"]]
+    for path in out.iterdir():
+        path.unlink()
+    code = "import stages.experts as s; s.devices_of = lambda params: [s.device_of(params)] * 2; s.main(s.stage, 'experts')"
+    done = subprocess.run([sys.executable, "-c", code, "digits"], cwd=folder, env=toy.ENV, capture_output=True, text=True)
+    assert done.returncode == 0 and "on 2 device(s)" in done.stdout, done.stderr[-2000:]
+    index = read_json(out / "index.json")["experts"]
+    assert [expert["test"] for expert in index] == curves and [expert["file"] for expert in index] == [f"expert000{i}.safetensors" for i in range(4)]
+    for i, before in enumerate(weights):
+        assert load_tensors(out / f"expert000{i}.safetensors")[0]["weights"].allclose(before, atol=1e-5)
 
 
 def test_real_pictures_in_imagenets_layout(archives, project, tmp_path, monkeypatch):
