@@ -46,12 +46,21 @@ def gradcam(net, x, classes, generator):
 MAPS = {"smooth_gradcam_pp": smooth_gradcam_pp, "gradcam": gradcam}
 
 
+def scaled(maps):
+    """Maps (n, h, w), each from 0 to 1."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low + TINY)
+
+
 def class_maps(kind, net, x, classes, generator):
     """Maps (n, 1, H, W) from 0 to 1 of images x (n, K, H, W) for `classes` (n,), of a network in evaluation mode."""
-    maps = MAPS[kind](net, x, classes, generator)
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    maps = (maps - low) / (high - low + TINY)
+    maps = scaled(MAPS[kind](net, x, classes, generator))
     return F.interpolate(maps[:, None], x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def complexity(net, x, generator):
+    """Share (n,) of each image's map, for the class that the network itself finds, that is not above a half (EDF's sheet, section 8)."""
+    return (scaled(smooth_gradcam_pp(net, x, net(x).argmax(1), generator)) <= 0.5).float().mean((1, 2))
 
 
 def emphasis(maps, beta):

@@ -14,6 +14,7 @@ from lib.data.imagenet import COMP_DD, SUBSETS, labels_of, read_subset, squashed
 from lib.data.prepare import prepare
 from lib.files import FileError, read_json
 from lib.networks.pretrained import imagenet_resnet18
+from lib.params import load_params
 from lib.schema import Dataset
 
 
@@ -144,6 +145,25 @@ def test_imagenets_network_is_taken_from_torchvisions_own_file_alone(tmp_path):
     (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"something else")
     with pytest.raises(FileError, match="not torchvision's file"):
         imagenet_resnet18(tmp_path)
+
+
+def test_complexity_of_a_subsets_classes(tmp_path, monkeypatch, capsys):
+    """The stage, with a network of random weights in the place of torchvision's file, on classes of known pictures."""
+    from torchvision.models import resnet18
+
+    from stages import complexity
+
+    params, name = load_params(only="digits"), "in1k_birds_easy"
+    tree(tmp_path / "in", "birds_easy", train=2, val=1)
+    prepare(name, Dataset(resolution=32, subset="birds_easy"), tmp_path / "data/prepared" / name, tmp_path / "downloads", imagenet=tmp_path / "in")
+    torch.manual_seed(0)
+    monkeypatch.setattr(complexity, "imagenet_resnet18", lambda archives: resnet18())
+    monkeypatch.chdir(tmp_path)
+    complexity.stage(params, name)
+    found = read_json(tmp_path / f"build/evaluate/complexity/{name}.json")
+    assert list(found["classes"]) == [str(c) for c in range(10)] and found["images"] == 20 and found["resolution"] == 32
+    assert all(0 < value < 100 for value in found["classes"].values()) and found["mean"] == pytest.approx(sum(found["classes"].values()) / 10, abs=0.06)
+    assert "published: 66.0" in capsys.readouterr().out
 
 
 def test_class_maps_take_torchvisions_last_layer():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lib.augment import dsa
-from lib.cam import MAPS, activations, class_maps, emphasis
+from lib.cam import MAPS, activations, class_maps, complexity, emphasis
 from lib.losses import cross_entropy
 from lib.methods import METHODS
 from lib.networks import build
@@ -248,4 +248,9 @@ def test_smooth_gradcam_pp_of_an_averaging_head_has_the_sheets_closed_form():
     last, _ = activations(net, noisy, classes)
     slope = net.fc.weight[classes].detach() / 64
     share = slope**2 / (2 * slope**2 + slope**3 * clean.sum((2, 3)) + 1e-8)
-    assert torch.allclose(found, ((64 * share * slope.relu())[:, :, None, None] * last).sum(1).relu(), atol=1e-10)
+    expected = ((64 * share * slope.relu())[:, :, None, None] * last).sum(1).relu()
+    assert torch.allclose(found, expected, atol=1e-10)
+    maps = MAPS["smooth_gradcam_pp"](net, x, net(x).argmax(1), generator(3, "noise"))
+    middle = (maps.amin((1, 2)) + maps.amax((1, 2))) / 2
+    below = complexity(net, x, generator(3, "noise"))
+    assert below.tolist() == [(m <= half).double().mean().item() for m, half in zip(maps, middle)] and 0 < below.min() < 1
