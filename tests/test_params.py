@@ -95,7 +95,7 @@ BAD = [
     (set_in(*DISTILL, "seeds", []), ["distill.seeds", "distinct integers"]),
     (set_in(*DISTILL, "seeds", [1, 1]), ["distill.seeds", "[1, 1]", "distinct integers"]),
     (set_in(*DISTILL, "real_batch", 5000), ["distill.real_batch", "5000", "at most 1297"]),
-    (set_in(*DISTILL, "watch_at", [9999]), ["distill.watch_at", "beyond steps (800)"]),
+    (set_in(*DISTILL, "watch_at", [9999]), ["distill.watch_at", "beyond steps (600)"]),
     (set_in(*DISTILL, "conv_dtype", "fp16"), ["distill.conv_dtype", "'fp16'", "float32, bfloat16"]),
     (set_in(*DISTILL, "watch_protocol", "none"), ["distill.watch_protocol", "one of protocols"]),
     (set_in("cells", KEY, "evaluate", "nets", ["alexnet", "vgg16"]), ["evaluate.nets", "'vgg16'"]),
