@@ -9,11 +9,13 @@ A layer has four methods, called in this order: value(h), back(g), tangent(h) an
 its input and the loss's gradient by its output, the tangent of the images is None. `found` is then what its parameters get.
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .networks.layers import PLACES, AveragePool, PooledConv, at_four_places, spread
+from .networks.layers import AveragePool, PooledConv, at_four_places, spread
 
 RECORDS = 2**28  # bytes of records that are kept from an unroll's steps for its way back
 FEW = 8  # channels, below which a product of matrices is quicker than the library's transposed convolution
@@ -100,6 +102,13 @@ class Dense(Bilinear):
         return g.sum(1)
 
 
+@cache
+def places(height, width, dtype, device):
+    """(k k, 4 (k + 1)(k + 1)): from a filter's numbers to those of the filter at its four places."""
+    each = torch.eye(height * width, dtype=dtype, device=device).view(-1, 1, height, width)
+    return at_four_places(each).flatten(1)
+
+
 class DensePatches(Dense):
     """A PooledConv, its maximum over the four places included, batch last (K, H, W, B): a matrix times the patches of the input."""
 
@@ -107,15 +116,15 @@ class DensePatches(Dense):
         self.padding, self.kernel = module.padding[0], module.kernel_size[0] + 1
 
     def form(self, w):
-        return at_four_places(w).flatten(2).flatten(0, 1)
+        self.filters = w.shape
+        return (w.flatten(2) @ places(*w.shape[2:], w.dtype, w.device)).unflatten(2, (4, -1)).transpose(1, 2).reshape(4 * len(w), -1)
 
     def product(self, w, c, b):
         return super().product(w, c, None if b is None else b.repeat_interleave(4))
 
     def unform(self, matrix):
-        k = self.kernel - 1
-        places = matrix.view(-1, 4, self.size[0], k + 1, k + 1)
-        return sum(places[:, place, :, i : i + k, j : j + k] for place, (i, j) in enumerate(PLACES))
+        out, channels, *k = self.filters
+        return matrix.view(out, 4, channels, -1).transpose(1, 2).reshape(out, channels, -1) @ places(*k, matrix.dtype, matrix.device).T
 
     def by_bias(self, g):
         return g.view(len(g) // 4, -1).sum(1)
@@ -153,11 +162,11 @@ class DensePatches(Dense):
 
     def before(self, g):
         """The adjoint of `output`: to the place that had the maximum, the first of equals."""
-        places = g.new_empty(len(g), 2, 2, *g.shape[1:])
+        each = g.new_empty(len(g), 2, 2, *g.shape[1:])
         for row, own in enumerate((g * ~self.below, g * self.below)):
-            torch.mul(own, self.right[:, row], out=places[:, row, 1])
-            torch.sub(own, places[:, row, 1], out=places[:, row, 0])
-        return places.view(4 * len(g), -1)
+            torch.mul(own, self.right[:, row], out=each[:, row, 1])
+            torch.sub(own, each[:, row, 1], out=each[:, row, 0])
+        return each.view(4 * len(g), -1)
 
 
 class Norm:
