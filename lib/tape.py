@@ -170,7 +170,13 @@ class DensePatches(Dense):
 
 
 class Norm:
-    """A group norm, batch first. n is the normalised input, r one over its deviation; p and q are sums over a channel's positions."""
+    """A group norm, batch first: z = w n + b, where n = r (h - mean h) and r is one over the deviation; means are over a group's numbers.
+
+    tangent: n' = r (h' - mean h' - n mean(n h')), r' = -r r mean(n h'), z' = w n' + w' n + b'.
+    back: with a = w g, out = r (a - mean a - n mean(n a)); pull: its derivative, with a' = w g' + w' g,
+    out' = r (a' - mean a' - n' mean(n a) - n (mean(n' a) + mean(n a'))) + r' / r out.
+    In the code a 1 stands for the stroke; p and q are sums of g n and of g over a channel's positions, share is mean(n a), falling -r' / r.
+    """
 
     parameters = 2
 

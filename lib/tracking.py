@@ -30,6 +30,7 @@ class Tracker:
         defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
         command = [sys.executable, "-m", "lib.tracking"]
         self.writer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], env=defaults | os.environ)
+        self.lock = threading.Lock()  # groups of experts log from threads of their own
         self._send(str(Path(root).resolve()), experiment, name, tags, {key: str(value)[:500] for key, value in params.items()})
 
     def __enter__(self):
@@ -40,8 +41,9 @@ class Tracker:
 
     def _send(self, *message):
         try:
-            self.writer.stdin.write(json.dumps(message) + "\n")
-            self.writer.stdin.flush()
+            with self.lock:
+                self.writer.stdin.write(json.dumps(message) + "\n")
+                self.writer.stdin.flush()
         except (BrokenPipeError, ValueError):  # it has stopped, and has said why
             pass
 
