@@ -18,7 +18,7 @@ repro: .venv/installed cost ## every cell of every suite with the published sett
 	dvc repro
 
 cost: .venv/installed ## what distilling each cell costs on this machine
-	@for suite in $(SUITES); do python -m stages.cost $$suite || exit 1; done
+	@for suite in $(SUITES); do python -m stages cost $$suite || exit 1; done
 
 report: .venv/installed ## rebuild the page of all results and say where it is
 	dvc repro --force --single-item index

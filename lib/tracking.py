@@ -4,6 +4,7 @@ The metrics files are the record, MLflow is the browser: a server that is down o
 warning. The store is `mlflow.db` at the repository's root unless MLFLOW_TRACKING_URI names another.
 """
 
+import importlib
 import json
 import os
 import queue
@@ -20,16 +21,25 @@ PATIENCE = 15.0  # seconds that closing may wait for what is not yet written
 BATCH = 1000  # MLflow's own limit on one batch of metrics
 
 
-class Tracker:
-    """One MLflow run. `log` and `artifact` never raise and never wait; `close` waits at most PATIENCE seconds.
+_early = []  # the writer that `start_early` started, until a Tracker takes it
 
-    MLflow's import alone costs seconds: it happens in the other process, while this one works.
-    """
+
+def start_early():
+    """Start the next Tracker's writer now: importing MLflow takes it seconds, in which this process may import torch."""
+    _early.append(_writer())
+
+
+def _writer():
+    defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    command = [sys.executable, "-m", "lib.tracking"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], env=defaults | os.environ)
+
+
+class Tracker:
+    """One MLflow run. `log` and `artifact` never raise and never wait; `close` waits at most PATIENCE seconds."""
 
     def __init__(self, root, name, tags, params, experiment="distillery"):
-        defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-        command = [sys.executable, "-m", "lib.tracking"]
-        self.writer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], env=defaults | os.environ)
+        self.writer = _early.pop() if _early else _writer()
         self.lock = threading.Lock()  # groups of experts log from threads of their own
         self._send(str(Path(root).resolve()), experiment, name, tags, {key: str(value)[:500] for key, value in params.items()})
 
@@ -69,16 +79,19 @@ def write():
     """Put what comes as lines of JSON into MLflow, until there is no more; a run whose stage ended without a word was killed."""
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the stage, which says when it has ended
         signal.signal(number, signal.SIG_IGN)
-    header, messages, ended = json.loads(sys.stdin.readline()), queue.SimpleQueue(), threading.Event()
+    messages, ended = queue.SimpleQueue(), threading.Event()
 
     def read():
         for line in sys.stdin:
             messages.put(json.loads(line))
         ended.set()
 
-    threading.Thread(target=read, daemon=True).start()
     try:
-        client, run_id = start(*header)
+        importlib.import_module("mlflow")
+        if not (header := sys.stdin.readline()):  # the stage's parameters were wrong
+            return
+        threading.Thread(target=read, daemon=True).start()
+        client, run_id = start(*json.loads(header))
         status = None
         while not ended.wait(FLUSH_EVERY):
             status = flush(client, run_id, messages) or status

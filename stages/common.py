@@ -1,8 +1,8 @@
 """What every stage does: parameters, paths, device, provenance, and errors as one message instead of a traceback."""
 
-import argparse
 import datetime
 import difflib
+import gc
 import os
 import shutil
 import signal
@@ -25,16 +25,14 @@ PREPARED, PREPROCESSING = Path("data/prepared"), Path("data/preprocessing")
 EXPERTS, DISTILLED, EVALUATED, REPORTS = Path("build/experts"), Path("build/distill"), Path("build/evaluate"), Path("reports")
 
 
-def main(stage, table):
-    """Run `stage(params, key)` for the key given on the command line, which must be in params' `table`."""
-    parser = argparse.ArgumentParser(prog=f"python -m {stage.__module__}" if stage.__module__ != "__main__" else None, description=stage.__doc__)
-    parser.add_argument("key", help=f"a key of `{table}` in params.yaml")
-    key = parser.parse_args().key
+def run(stage, table, key):
+    """`stage(params, key)` for a key of params' `table`; None, None for a stage that takes no key."""
     try:
         params = load_params(only=key)
-        if key not in (rows := getattr(params, table)):
-            near = ", ".join(difflib.get_close_matches(key, rows, 9, 0.3))
+        if table and key not in (rows := getattr(params, table)):
+            near = ", ".join(difflib.get_close_matches(key, rows, 9, 0.3) or list(rows)[:9])
             raise ParamsError(f"params.yaml: {table}: found {key!r}; must be one of its {len(rows)} keys, such as {near}")
+        gc.enable()  # __main__.py turned it off
         stage(params, key)
     except (ParamsError, FileError, NonFiniteLoss, Stopped) as error:
         sys.exit(f"error: {error}")

@@ -1,4 +1,4 @@
-"""How much of its pictures a dataset's classes fill: `python -m stages.complexity DATASET`, of a prepared one."""
+"""How much of its pictures a dataset's classes fill: `python -m stages complexity DATASET`, of a prepared one."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from lib.networks.pretrained import imagenet_resnet18
 from lib.report.compare import published_figures
 from lib.rng import generator
 
-from .common import EVALUATED, PREPARED, device_of, main, provenance
+from .common import EVALUATED, PREPARED, device_of, provenance
 from .own import archives_of
 
 SIDE, BATCH = 224, 32  # of the pictures that the network sees
@@ -40,7 +40,3 @@ def stage(params, name):
         print(f"  class {c}: {value} %")
     meta = {"dataset": name, "resolution": pixels.shape[-1], "images": len(pixels)}
     write_json(EVALUATED / "complexity" / f"{name}.json", {**meta, "classes": classes, "mean": overall, **provenance(device)})
-
-
-if __name__ == "__main__":
-    main(stage, "datasets")

@@ -1,4 +1,4 @@
-"""Class-incremental learning from a cell's distilled memory and from real ones: `python -m stages.continual CELL`."""
+"""Class-incremental learning from a cell's distilled memory and from real ones: `python -m stages continual CELL`."""
 
 import time
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from lib.data.real import class_groups
 from lib.files import write_json
 from lib.synthetic import load_set, real_subsets
 
-from .common import DISTILLED, EVALUATED, device_of, main, provenance, real_set, tracker
+from .common import DISTILLED, EVALUATED, device_of, provenance, real_set, tracker
 
 
 def stage(params, key):
@@ -38,7 +38,3 @@ def stage(params, key):
             print(f"{kind:10} after each step: {shown} %; forgetting {forgetting(table).mean():.1f} points", flush=True)
     measured = {"cell": key, "num_classes": real.num_classes, "orders": list(cfg.seeds), "kinds": kinds, "wall_s": round(time.monotonic() - started, 1), **prov}
     write_json(EVALUATED / cell.suite / f"{key}.continual.json", measured)
-
-
-if __name__ == "__main__":
-    main(stage, "continual")

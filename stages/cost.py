@@ -1,4 +1,4 @@
-"""What distilling will cost, before it is started: `python -m stages.cost SUITE`."""
+"""What distilling will cost, before it is started: `python -m stages cost SUITE`."""
 
 from lib.cost import describe, matmul_rate
 from lib.experts import expert_bytes, expert_flops
@@ -6,7 +6,7 @@ from lib.methods import METHODS
 from lib.params import shape_of
 from lib.schema import KNOWN_SOURCES
 
-from .common import device_of, main
+from .common import device_of
 
 SUBSET = (10, 13000)  # classes and about so many training images of a subset of ImageNet
 
@@ -32,7 +32,3 @@ def stage(params, suite):
             print(f"experts {cell.experts}: {describe(work, 1, row.count, 'float32', rates['float32'])}; {disk:.1f} GB on disk", flush=True)
         work = METHODS[cell.method].step_flops(cfg, shape, classes // cfg.class_steps)
         print(f"{key}: {describe(work, cfg.steps, len(cfg.seeds) * cfg.class_steps, cfg.conv_dtype, rates[cfg.conv_dtype])}", flush=True)
-
-
-if __name__ == "__main__":
-    main(stage, "suites")

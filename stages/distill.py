@@ -1,4 +1,4 @@
-"""Distil one cell, all its seeds: `python -m stages.distill CELL`. Interrupted, it goes on from its last checkpoint."""
+"""Distil one cell, all its seeds: `python -m stages distill CELL`. Interrupted, it goes on from its last checkpoint."""
 
 import shutil
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from lib.students import evaluate
 from lib.synthetic import SyntheticSet, rendered, run_name, save_set, stacked
 
 from .checkpoints import checkpoint_folder
-from .common import DISTILLED, device_of, main, provenance, real_set, stop_on_signals, tracker
+from .common import DISTILLED, device_of, provenance, real_set, stop_on_signals, tracker
 from .trained import experts_of, start_of
 
 
@@ -72,7 +72,3 @@ def save_seed(path, done, **meta):
     save_set(path, sets, steps=[progress.step for _, progress in done], **meta)
     if best := [progress.best for _, progress in done if progress.best]:
         save_set(path.with_name(f"{path.stem}-best.safetensors"), [b["set"] for b in best], steps=[b["step"] for b in best], **meta)
-
-
-if __name__ == "__main__":
-    main(stage, "cells")

@@ -1,4 +1,4 @@
-"""Judge a cell's distilled sets on every network of its list: `python -m stages.evaluate CELL`."""
+"""Judge a cell's distilled sets on every network of its list: `python -m stages evaluate CELL`."""
 
 import time
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from lib.files import write_json
 from lib.students import evaluate, krr_accuracy
 from lib.synthetic import DistilledSet, load_set, real_subsets, stacked
 
-from .common import DISTILLED, EVALUATED, device_of, main, provenance, real_set, tracker
+from .common import DISTILLED, EVALUATED, device_of, provenance, real_set, tracker
 from .trained import experts_of
 
 
@@ -56,7 +56,3 @@ def by_size(stacks):
     """Kinds of sets, in groups of equal size, which are evaluated together: a low-rank set has more images than its memory has pixels for."""
     sizes = {kind: stack.x.shape[1] for kind, stack in stacks.items()}
     return [[kind for kind in stacks if sizes[kind] == size] for size in dict.fromkeys(sizes.values())]
-
-
-if __name__ == "__main__":
-    main(stage, "cells")

@@ -1,4 +1,4 @@
-"""Train the experts of one row, several at once on each GPU: `python -m stages.experts ROW`. Experts that are there already stay."""
+"""Train the experts of one row, several at once on each GPU: `python -m stages experts ROW`. Experts that are there already stay."""
 
 import queue
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from lib.data.trajectories import kept_experts, save_expert, save_index
 from lib.experts import Group, epochs_kept, expert_bytes, expert_flops, train
 
 from .checkpoints import checkpoint_folder, forced
-from .common import EXPERTS, device_of, main, provenance, real_set, stop_on_signals, tracker
+from .common import EXPERTS, device_of, provenance, real_set, stop_on_signals, tracker
 
 
 def devices_of(params):
@@ -57,7 +57,3 @@ def stage(params, key):
             save_index(out, experts, **meta)  # after each group: what is done stays
             checkpoint.unlink(missing_ok=True)
     save_index(out, experts, **meta)
-
-
-if __name__ == "__main__":
-    main(stage, "experts")

@@ -1,4 +1,4 @@
-"""Attack networks trained on a cell's distilled sets, and controls: `python -m stages.membership CELL`."""
+"""Attack networks trained on a cell's distilled sets, and controls: `python -m stages membership CELL`."""
 
 import time
 from dataclasses import asdict
@@ -8,7 +8,7 @@ from lib.files import write_json
 from lib.membership import Pool
 from lib.synthetic import initial_labels, load_set, real_subsets
 
-from .common import DISTILLED, EVALUATED, device_of, main, provenance, real_set, tracker
+from .common import DISTILLED, EVALUATED, device_of, provenance, real_set, tracker
 
 
 def stage(params, key):
@@ -38,7 +38,3 @@ def stage(params, key):
                 print(f"{kind:9} after {updates} updates: {accuracy.mean():.1f} %; AUC {shown}", flush=True)
     measured = {"cell": key, "chunks": list(cfg.seeds), "rows": rows, "wall_s": round(time.monotonic() - started, 1), **prov}
     write_json(EVALUATED / cell.suite / f"{key}.membership.json", measured)
-
-
-if __name__ == "__main__":
-    main(stage, "membership")

@@ -1,15 +1,13 @@
-"""Set measured beside published: `python -m stages.report SUITE`; `python -m stages.report index` makes the page of all suites."""
+"""Set measured beside published: `python -m stages report SUITE`."""
 
 import shutil
-import sys
 
 from lib.files import load_tensors, read_json, write_json
 from lib.report.applications import continual_rows, membership_rows, score_row
-from lib.report.compare import make_row, paired, published_figures
-from lib.report.page import write_page
+from lib.report.compare import make_row, published_figures
 from lib.report.suite import application_figures, expert_figures, grid_figures, label_figure
 
-from .common import DISTILLED, EVALUATED, EXPERTS, REPORTS, main
+from .common import DISTILLED, EVALUATED, EXPERTS, REPORTS
 
 
 def stage(params, suite):
@@ -52,18 +50,3 @@ def stage(params, suite):
     provenance = sorted({f"Computed on {r['device']}, torch {r['torch']}, commit {r['commit']}" + (f", {r['date']}" if "date" in r else "") for r in computed})
     tables = {"rows": rows, "continual": continual, "membership": membership, "scores": scores, "sentences": sentences}
     write_json(out / "results.json", {"suite": suite, **tables, "figures": figures, "provenance": provenance})
-
-
-def index():
-    """Write reports/paired.json and reports/index.html from the results of every suite."""
-    suites = [{**read_json(path), "folder": path.parent} for path in sorted(REPORTS.glob("*/results.json"))]
-    pairs = paired([row for suite in suites for row in suite["rows"]])
-    write_json(REPORTS / "paired.json", pairs)
-    write_page(REPORTS / "index.html", suites, pairs)
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] == ["index"]:
-        index()
-    else:
-        main(stage, "suites")

@@ -1,4 +1,4 @@
-"""Fair scores of a cell's distilled sets, and their accuracy with a teacher: `python -m stages.scores CELL`."""
+"""Fair scores of a cell's distilled sets, and their accuracy with a teacher: `python -m stages scores CELL`."""
 
 import time
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from lib.schema import METHOD_PARAMS
 from lib.scores import accuracy, fair_scores
 from lib.synthetic import DistilledSet, load_set
 
-from .common import DISTILLED, EVALUATED, EXPERTS, device_of, main, provenance, real_set, tracker
+from .common import DISTILLED, EVALUATED, EXPERTS, device_of, provenance, real_set, tracker
 
 
 def stage(params, key):
@@ -46,7 +46,3 @@ def stage(params, key):
     teacher_accuracy = (teacher(real.test_x).argmax(1) == real.test_y).float().mean().item()
     measured = {"cell": key, "net": net, "rows": rows, "full": full, "teacher": teacher_accuracy, "wall_s": round(time.monotonic() - started, 1)}
     write_json(EVALUATED / cell.suite / f"{key}.scores.json", {**measured, **prov})
-
-
-if __name__ == "__main__":
-    main(stage, "scores")

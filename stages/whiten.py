@@ -1,4 +1,4 @@
-"""Fit a preprocessing (standardisation and ZCA, or word vectors) on a training set: `python -m stages.whiten PREPROCESSING`."""
+"""Fit a preprocessing (standardisation and ZCA, or word vectors) on a training set: `python -m stages whiten PREPROCESSING`."""
 
 from lib.data.preprocess import fit
 from lib.data.real import load_arrays
@@ -6,7 +6,7 @@ from lib.data.text import fit_words
 from lib.files import read_json
 from lib.schema import Words
 
-from .common import PREPARED, PREPROCESSING, main
+from .common import PREPARED, PREPROCESSING
 from .own import archives_of
 
 
@@ -19,7 +19,3 @@ def stage(params, key):
         return
     pixels, _ = load_arrays(folder, "train")
     fit(cfg, pixels, read_json(folder / "manifest.json")).save(PREPROCESSING / f"{key}.safetensors")
-
-
-if __name__ == "__main__":
-    main(stage, "preprocessing")

@@ -81,8 +81,8 @@ def test_groups_on_two_devices_give_the_experts_of_one(folder):
     curves = [expert["test"] for expert in read_json(out / "index.json")["experts"]]
     for path in out.iterdir():
         path.unlink()
-    code = "import stages.experts as s; s.devices_of = lambda params: [s.device_of(params)] * 2; s.main(s.stage, 'experts')"
-    done = subprocess.run([sys.executable, "-c", code, "digits"], cwd=folder, env=toy.ENV, capture_output=True, text=True)
+    code = "import stages.common as c, stages.experts as s; s.devices_of = lambda params: [s.device_of(params)] * 2; c.run(s.stage, 'experts', 'digits')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=toy.ENV, capture_output=True, text=True)
     assert done.returncode == 0 and "on 2 device(s)" in done.stdout, done.stderr[-2000:]
     index = read_json(out / "index.json")["experts"]
     assert [expert["test"] for expert in index] == curves and [expert["file"] for expert in index] == [f"expert000{i}.safetensors" for i in range(4)]

@@ -95,5 +95,5 @@ def test_bad_parameters_stop_a_stage_before_any_compute(pipeline):
 
 
 def test_unknown_key_lists_the_known_ones(pipeline):
-    done = subprocess.run([sys.executable, "-m", "stages.distill", "digits-frepo-digits-ipc3"], cwd=pipeline[0], env=ENV, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "stages", "distill", "digits-frepo-digits-ipc3"], cwd=pipeline[0], env=ENV, capture_output=True, text=True)
     assert done.returncode == 1 and CELL in done.stderr and "Traceback" not in done.stderr

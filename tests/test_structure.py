@@ -82,8 +82,10 @@ def test_lib_imports_where_only_torch_and_numpy_are():
 def test_every_stage_explains_itself():
     for path in sorted((ROOT / "stages").glob("*.py")):
         assert ast.get_docstring(ast.parse(path.read_text())), path
-    helped = subprocess.run([sys.executable, "-m", "stages.distill", "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert helped.returncode == 0 and "cells" in helped.stdout
+    for args, words in ((["--help"], "Distil one cell"), (["distill", "--help"], "a key of `cells`")):
+        helped = subprocess.run([sys.executable, "-X", "importtime", "-m", "stages", *args], cwd=ROOT, capture_output=True, text=True)
+        assert helped.returncode == 0 and words in " ".join(helped.stdout.split())
+        assert "torch" not in helped.stderr, "help must not wait for torch"
 
 
 @pytest.mark.parametrize("stage", ["distill", "distill_experts", "experts"])

@@ -58,7 +58,7 @@ def go_on(key, device, seconds):
     """Run the cell's distill stage for `seconds`, then evaluate the set of its last checkpoint."""
     params = load_params()
     cell = params.cells[key]
-    process = subprocess.Popen([sys.executable, "-m", "stages.distill", key])
+    process = subprocess.Popen([sys.executable, "-m", "stages", "distill", key])
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
