@@ -9,13 +9,11 @@ A layer has four methods, called in this order: value(h), back(g), tangent(h) an
 its input and the loss's gradient by its output, the tangent of the images is None. `found` is then what its parameters get.
 """
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .networks.layers import AveragePool, PooledConv, at_four_places, spread
+from .networks.layers import AveragePool, PooledConv, spread
 
 RECORDS = 2**28  # bytes of records that are kept from an unroll's steps for its way back
 FEW = 8  # channels, below which a product of matrices is quicker than the library's transposed convolution
@@ -102,29 +100,22 @@ class Dense(Bilinear):
         return g.sum(1)
 
 
-@cache
-def places(height, width, dtype, device):
-    """(k k, 4 (k + 1)(k + 1)): from a filter's numbers to those of the filter at its four places."""
-    each = torch.eye(height * width, dtype=dtype, device=device).view(-1, 1, height, width)
-    return at_four_places(each).flatten(1)
-
-
 class DensePatches(Dense):
     """A PooledConv, its maximum over the four places included, batch last (K, H, W, B): a matrix times the patches of the input."""
 
     def __init__(self, module):
-        self.padding, self.kernel = module.padding[0], module.kernel_size[0] + 1
+        self.padding, self.kernel, self.places = module.padding[0], module.kernel_size[0] + 1, module.places
 
     def form(self, w):
         self.filters = w.shape
-        return (w.flatten(2) @ places(*w.shape[2:], w.dtype, w.device)).unflatten(2, (4, -1)).transpose(1, 2).reshape(4 * len(w), -1)
+        return (w.flatten(2) @ self.places).unflatten(2, (4, -1)).transpose(1, 2).reshape(4 * len(w), -1)
 
     def product(self, w, c, b):
         return super().product(w, c, None if b is None else b.repeat_interleave(4))
 
     def unform(self, matrix):
-        out, channels, *k = self.filters
-        return matrix.view(out, 4, channels, -1).transpose(1, 2).reshape(out, channels, -1) @ places(*k, matrix.dtype, matrix.device).T
+        out, channels = self.filters[:2]
+        return matrix.view(out, 4, channels, -1).transpose(1, 2).reshape(out, channels, -1) @ self.places.T
 
     def by_bias(self, g):
         return g.view(len(g) // 4, -1).sum(1)
@@ -162,11 +153,9 @@ class DensePatches(Dense):
 
     def before(self, g):
         """The adjoint of `output`: to the place that had the maximum, the first of equals."""
-        each = g.new_empty(len(g), 2, 2, *g.shape[1:])
-        for row, own in enumerate((g * ~self.below, g * self.below)):
-            torch.mul(own, self.right[:, row], out=each[:, row, 1])
-            torch.sub(own, each[:, row, 1], out=each[:, row, 0])
-        return each.view(4 * len(g), -1)
+        rows = torch.stack((g * ~self.below, g * self.below), 1)
+        right = rows * self.right
+        return torch.stack((rows - right, right), 2).view(4 * len(g), -1)
 
 
 class Norm:
@@ -301,8 +290,8 @@ class Columns(Fixed):
 LAYERS = {nn.Linear: Dense, PooledConv: DensePatches, nn.Conv2d: Conv, nn.GroupNorm: Norm, nn.ReLU: Rectifier, AveragePool: Pool}
 
 
-def tape_of(flat):
-    """The Tape of an unroll.Flat network; None where one of its layers is of another kind."""
+def tape_of(flat, compiled="none"):
+    """The Tape of an unroll.Flat network; None where one of its layers is of another kind. compiled: a mode of torch.compile, or 'none'."""
     if not isinstance(flat.net.body, nn.Sequential):
         return None
     modules = [module for module in (*flat.net.body, flat.net.head) if type(module) not in (nn.Flatten, nn.Identity)]
@@ -315,7 +304,7 @@ def tape_of(flat):
         plan.insert(dense, (Columns, None))
     else:
         plan = [(BatchLast, None), *plan[:dense], (Flatten, None), *plan[dense:]]
-    return Tape(plan, list(flat.shapes.values()))
+    return Tape(plan, list(flat.shapes.values()), compiled)
 
 
 class Record:
@@ -333,12 +322,15 @@ class Record:
 class Tape:
     """The derivatives of a network's mean cross-entropy on images x (B, K, H, W) with labels y (B, C), C above 1, as they are.
 
-    plan: pairs of a layer's kind and its module; shapes: of the parameters, in their order.
+    plan: pairs of a layer's kind and its module; shapes: of the parameters, in their order; compiled: how `first` and `anew` run.
     """
 
-    def __init__(self, plan, shapes):
+    def __init__(self, plan, shapes, compiled="none"):
         self.plan, self.shapes = plan, shapes
         self.sizes = [shape.numel() for shape in shapes]
+        self.keeps = compiled == "none"  # records: from compiled code they would be costlier than what they save
+        if not self.keeps:
+            self.first, self.anew = (torch.compile(run, mode=compiled, dynamic=False) for run in (self.first, self.anew))
 
     def _views(self, theta, layers):
         """Each layer's part of a flat vector (P,)."""
@@ -377,6 +369,14 @@ class Tape:
             g = layer.pull(g, weights)
         return slope, self._found(layers) if weights else None, g, -slopes.T / n
 
+    def first(self, theta, x, y):
+        """The gradient alone."""
+        return self.gradient(theta, x, y)[0]
+
+    def anew(self, theta, x, y, direction, weights=True):
+        """`along` without a record."""
+        return self.along(self.gradient(theta, x, y, weights=False)[2], direction, weights)
+
 
 class Descent:
     """Gradient descent of one network's weights (1, P) at the rates (T,), on what `batch(t, x, y)` makes of the set: a step for `unroll`.
@@ -388,9 +388,12 @@ class Descent:
         self.tape, self.batch, self.frozen, self.kept, self.left = tape, batch, frozen, {}, RECORDS
 
     def __call__(self, t, state, rates, x, y):
-        found, _, record = self.tape.gradient(state[0][0], *self.batch(t, x, y))
-        if (size := record.nbytes()) <= self.left:
-            self.kept[t], self.left = record, self.left - size
+        if self.tape.keeps:
+            found, _, record = self.tape.gradient(state[0][0], *self.batch(t, x, y))
+            if (size := record.nbytes()) <= self.left:
+                self.kept[t], self.left = record, self.left - size
+        else:
+            found = self.tape.first(state[0][0], *self.batch(t, x, y))
         return (torch.sub(state[0], found * rates[t]),)
 
     def pullback(self, t, state, inputs, adjoint, totals):
@@ -398,8 +401,11 @@ class Descent:
         with torch.enable_grad():
             leaves = [tensor.requires_grad_(total is not None) for tensor, total in zip(own, totals[1:])]
             images, labels = self.batch(t, *leaves)
-        record = self.kept.pop(t, None) or self.tape.gradient(state[0][0], images.detach(), labels.detach(), weights=False)[2]
-        slope, by_weight, by_image, by_label = self.tape.along(record, adjoint[0][0], weights=not self.frozen)
+        if record := self.kept.pop(t, None):
+            parts = self.tape.along(record, adjoint[0][0], not self.frozen)
+        else:
+            parts = self.tape.anew(state[0][0], images.detach(), labels.detach(), adjoint[0][0], not self.frozen)
+        slope, by_weight, by_image, by_label = parts
         if totals[0] is not None:
             totals[0][t] -= slope
         learned = [(leaf, total) for leaf, total in zip(leaves, totals[1:]) if total is not None]

@@ -1,5 +1,7 @@
 """Derivatives of networks' losses by hand, against autograd through the network's own modules, in float64."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -36,34 +38,48 @@ def test_gradient_and_its_derivative_equal_autograd(name, shape):
         assert mine.shape == exact.shape and (mine - exact).norm() <= 1e-10 * exact.norm()
 
 
+def halves(t, x, y):
+    own = slice(t % 2 * 3, t % 2 * 3 + 3)
+    return x[own].tanh(), y[own]
+
+
+def unrolled(step, theta, rates, x, y, direction):
+    """Four steps -> the weights, and the gradients of a linear function of them by all that they come from."""
+    leaves = [t.clone().requires_grad_() for t in (theta[None], rates, x, y)]
+    (trained,) = unroll(step, 4, (leaves[0],), *leaves[1:])
+    return trained.detach(), *torch.autograd.grad((trained * direction).sum(), leaves)
+
+
+RATES = torch.tensor([0.1, 0.02, 0.05, 0.03], dtype=torch.float64)
+
+
 @pytest.mark.parametrize("name, shape", [NETS[1], NETS[2], NETS[4]])
 @pytest.mark.parametrize("records", [0, 40000, tape.RECORDS])
 def test_descent_is_the_general_unroll(name, shape, records, monkeypatch):
     """With no step's record kept, with some, with all."""
     monkeypatch.setattr(tape, "RECORDS", records)
     flat, theta, x, y, direction = problem(name, shape)
-    y, rates = y.softmax(1), torch.tensor([0.1, 0.02, 0.05, 0.03], dtype=torch.float64)
-
-    def batch(t, x, y):
-        own = slice(t % 2 * 3, t % 2 * 3 + 3)
-        return x[own].tanh(), y[own]
+    y = y.softmax(1)
 
     def step(t, state, rates, x, y):
-        x, y = batch(t, x, y)
+        x, y = halves(t, x, y)
         return (state[0] - rates[t] * gradient(lambda at: cross_entropy(flat(at, x), y).sum(), state[0]),)
 
-    results = []
-    for run in (step, Descent(tape_of(flat), batch)):
-        leaves = [t.clone().requires_grad_() for t in (theta[None], rates, x, y)]
-        (trained,) = unroll(run, 4, (leaves[0],), *leaves[1:])
-        results.append((trained, torch.autograd.grad((trained * direction).sum(), leaves)))
-    assert torch.allclose(results[0][0], results[1][0], rtol=1e-12)
-    for exact, ours in zip(results[0][1], results[1][1]):
+    given = theta, RATES, x, y, direction
+    for exact, ours in zip(unrolled(step, *given), unrolled(Descent(tape_of(flat), halves), *given)):
         assert (ours - exact).norm() <= 1e-9 * exact.norm()
     labels = y.clone()
-    (trained,) = unroll(Descent(tape_of(flat), batch), 4, (theta[None],), rates, x.requires_grad_(), labels)
+    (trained,) = unroll(Descent(tape_of(flat), halves), 4, (theta[None],), RATES, x.requires_grad_(), labels)
     trained.sum().backward()
     assert x.grad.norm() > 0 and labels.grad is None
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_it_is_the_same():
+    flat, theta, x, y, direction = problem(*NETS[4])
+    given = theta, RATES, x, y.softmax(1), direction
+    for plain, compiled in zip(*(unrolled(Descent(tape_of(flat, mode), halves), *given) for mode in ("none", "default"))):
+        assert (compiled - plain).norm() <= 1e-9 * plain.norm()
 
 
 @pytest.mark.parametrize("name", ["alexcifar", "conv2-w8-batch", "convnet2-w8-batch", "convnet2-w8-instance-swish", "conv2-w8"])

@@ -37,7 +37,7 @@ class DD(Stateful):
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
         self.recurrent = [m for m in self.net.net.modules() if isinstance(m, Recurrent)]
-        self.tape = tape_of(self.net) if syn.y.shape[1] > 1 else None
+        self.tape = tape_of(self.net, compiled) if syn.y.shape[1] > 1 else None
         self.dropout = any(isinstance(m, torch.nn.Dropout) for m in self.net.net.modules())
         self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment")}
         self.rngs["dropout"] = generator(seed, "dropout")  # on the CPU: it draws seeds

@@ -29,7 +29,7 @@ class MTT(Stateful):
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         net = build(cfg.net, shape, syn.y.shape[1])
         self.net = Flat(net.to(device, memory_format=net.layout))
-        self.tape = tape_of(self.net)
+        self.tape = tape_of(self.net, compiled)
         self.rngs = {name: generator(seed, name, device=device) for name in ("order", "augment")}
         self.rngs["family"] = generator(seed, "family")  # on the CPU: it decides which code runs
         syn.add_schedule(torch.full((1, 1), cfg.lr_start, device=device), torch.clone)

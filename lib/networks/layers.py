@@ -82,6 +82,11 @@ class PooledConv(nn.Conv2d):
     The large map is not formed, and few filters make four times as many: a third of the time for a batch of MNIST.
     """
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        each = torch.eye(self.weight[0, 0].numel()).view(-1, 1, *self.kernel_size)
+        self.register_buffer("places", at_four_places(each).flatten(1), persistent=False)  # (k k, 4 (k + 1)(k + 1)): takes a filter to its places
+
     def forward(self, x):
         maps = F.conv2d(x, at_four_places(self.weight).flatten(0, 1), None, 2, self.padding)
         return maps.unflatten(-3, (-1, 4)).amax(-3) + self.bias[:, None, None]

@@ -4,9 +4,9 @@
 
 The reference, written here as the original code is structured: each inner step's graph is kept, each is differentiated once more on the
 way back by hand (sheet of dataset distillation, section 2.1), the real batch goes through in one piece, with the library's own layers
-and allocator. Both run in turns, each in a process of its own, so that the memory is its own. T = 3 is the row of 10 images with one
-start, T = 30 that of 100. The floor is the step's floating-point work over the machine's matrix-product rate, measured in the same run.
-Images are random numbers: the time does not depend on their values.
+and allocator. `compiled` is ours with `runtime.compile: default`. All run in turns, each in a process of its own, so that the memory is
+its own. T = 3 is the row of 10 images with one start, T = 30 that of 100. The floor is the step's floating-point work over the
+machine's matrix-product rate, measured in the same run. Images are random numbers: the time does not depend on their values.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import torch
@@ -77,7 +78,7 @@ class Reference:
 class Ours:
     """The method's outer step, its parts taken apart."""
 
-    def __init__(self, minibatches, steps):
+    def __init__(self, minibatches, steps, compiled="none"):
         from lib.methods import METHODS
         from lib.params import load_params
         from lib.passes import keep_freed_memory
@@ -86,7 +87,7 @@ class Ours:
         keep_freed_memory()
         cfg = replace(load_params(only=CELL).cells[CELL].distill, ipc=minibatches, minibatches=minibatches, epochs=steps // minibatches)
         images, labels = torch.randn(10 * minibatches, *SHAPE), torch.eye(10).repeat(minibatches, 1)
-        self.dd = METHODS["dd"](cfg, SyntheticSet(images, labels, False), 0)
+        self.dd = METHODS["dd"](cfg, SyntheticSet(images, labels, False), 0, compiled)
 
     def step(self, real_x, real_y):
         dd, times = self.dd, [time.perf_counter()]
@@ -102,10 +103,13 @@ class Ours:
         return [b - a for a, b in zip(times, times[1:])]
 
 
+KINDS = {"ours": Ours, "compiled": partial(Ours, compiled="default"), "reference": Reference}
+
+
 def work(kind, minibatches, steps):
     """A process that does one step for each line that it reads, and writes the parts' seconds and its peak memory in MiB."""
     torch.manual_seed(0)
-    subject = {"ours": Ours, "reference": Reference}[kind](minibatches, steps)
+    subject = KINDS[kind](minibatches, steps)
     x, y = torch.randn(BATCH, *SHAPE), torch.eye(10)[torch.arange(BATCH) % 10]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in sys.stdin:
@@ -117,7 +121,7 @@ def work(kind, minibatches, steps):
 def measure(minibatches, steps, repeats):
     """Steps of both in turns -> {kind: (median seconds, median seconds of each part, peak MiB)}."""
     command = [sys.executable, "-m", "tests.benchmarks.dd_step", "--minibatches", str(minibatches), "--steps", str(steps), "--worker"]
-    workers = {kind: subprocess.Popen([*command, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for kind in ("ours", "reference")}
+    workers = {kind: subprocess.Popen([*command, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for kind in KINDS}
     found = {kind: [] for kind in workers}
     for _ in range(repeats + 2):
         for kind, process in workers.items():
@@ -141,7 +145,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", help="write the rows to this file")
-    parser.add_argument("--worker", choices=["ours", "reference"], help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--minibatches", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -158,7 +162,7 @@ def main():
     for minibatches, steps in ((1, 3), (10, 30)):
         found = measure(minibatches, steps, args.repeats)
         floor = METHODS["dd"].step_flops(replace(cfg, ipc=minibatches, epochs=steps // minibatches), SHAPE, 10) / rate
-        row = {"T": steps, "floor_s": floor, "ratio": found["ours"]["seconds"] / found["reference"]["seconds"], **found}
+        row = {"T": steps, "floor_s": floor, "ratios": {kind: found[kind]["seconds"] / found["reference"]["seconds"] for kind in ("ours", "compiled")}, **found}
         rows.append(row)
         for kind, each in found.items():
             steps_s, real_s, back_s = each["parts"]
@@ -167,7 +171,8 @@ def main():
                 f"back through the steps {1e3 * back_s:.1f}; peak memory {each['mebi']:.0f} MiB more",
                 flush=True,
             )
-        print(f"T = {steps:2} ratio {row['ratio']:.2f}; {found['ours']['seconds'] / floor:.1f} of the floor", flush=True)
+        for kind, ratio in row["ratios"].items():
+            print(f"T = {steps:2} {kind:9} ratio {ratio:.2f}; {found[kind]['seconds'] / floor:.1f} of the floor", flush=True)
     if args.json:
         with open(args.json, "w") as file:
             json.dump({"rate": rate, "rows": rows, **provenance(device)}, file, indent=1)
