@@ -398,13 +398,13 @@ class Given:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How to run; nothing here changes a result."""
+    """How to run; nothing here changes a result beyond its rounding."""
 
     archives: str | None  # a folder with the user's own copies of the published archives
     imagenet_dir: str | None  # the user's copy of ImageNet-1K
     device: str = check(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N")
     checkpoint_minutes: float = at_least(0)
-    compile: str = one_of("none", "default", "reduce-overhead")  # of the networks' passes; the last captures CUDA graphs
+    compile: str = one_of("none", "default", "reduce-overhead")  # of networks' passes and of an unroll's steps; the last captures CUDA graphs
 
 
 @dataclass(frozen=True)
