@@ -117,6 +117,18 @@ def test_page_is_self_contained_and_escapes_names(tmp_path):
     assert "prefers-color-scheme: dark" in page and "@media print" in page and 'name="viewport"' in page
 
 
+def test_a_single_network_has_no_deviation(tmp_path):
+    several, single = row(), row() | {"cell": "single", "n_networks": 1, "n_seeds": 1}
+    pages = []
+    for rows in ([several], [single]):
+        write_page(
+            tmp_path / "index.html", [{"suite": "s", "rows": rows, "continual": [], "membership": [], "figures": [], "provenance": [], "folder": tmp_path}], []
+        )
+        cells = re.findall(r'<td class="n">(.*?)</td>', (tmp_path / "index.html").read_text())
+        pages.append([cell.count("±") for cell in cells[:2]])
+    assert pages == [[1, 1], [0, 0]]
+
+
 def test_plots_are_the_same_bytes_for_the_same_data(tmp_path):
     for name in ("a.svg", "b.svg"):
         plot_steps(tmp_path / name, {"cell": [[(1, 10.0), (5, 50.0)]]})
