@@ -253,6 +253,27 @@ def test_orthogonal_and_default_laws():
     assert 0 < net.body[1].bias.abs().max() <= 0.25 and net.body[1].weight.abs().max() <= 0.25
 
 
+def test_text_filters_are_the_papers_convolutions_of_one_channel():
+    net = build("textconv", (1, 9, 50), 1).reset(generator(0, "weights")).double().eval()
+    filters = net.body[1].filters
+    assert filters[0].weight.std().item() == pytest.approx((2 / (3 * 50 + 100 * 3 * 50)) ** 0.5, rel=0.05), "not of fifty channels"
+    x = torch.randn(4, 1, 9, 50, dtype=torch.float64, requires_grad=True)
+    published = torch.cat([F.relu(F.conv2d(x, f.weight, f.bias)).amax((2, 3)) for f in filters], 1)
+    weights = [f.weight for f in filters]
+
+    def derivatives(features):
+        first = torch.autograd.grad((features**2).sum(), weights, create_graph=True)
+        return [features, *first, torch.autograd.grad(sum((g**2).sum() for g in first), x)[0]]
+
+    for found, expected in zip(derivatives(net.features(x)), derivatives(published)):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_default_law_draws_convolutions_over_words_anew():
+    weights = [build("textconvlstm-default", (1, 9, 50), 3).reset(generator(0, "weights")).body[1].weight for _ in range(2)]
+    assert torch.equal(*weights)
+
+
 def test_maximum_before_relu_is_the_papers_order():
     net = build("lenet_dd", (1, 28, 28), 10).reset(generator(0, "weights"))
     conv1, _, conv2, *_ = net.body

@@ -144,7 +144,7 @@ def reset_parameters(net, generator, gain=1.0, bias_std=0.0):
             module.reset(generator)
         elif isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
             module.reset_parameters()
-        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+        elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
             fan_in = module.weight[0].numel()
             if gain is None:
                 for tensor in (t for t in (module.weight, module.bias) if t is not None):

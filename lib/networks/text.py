@@ -79,17 +79,37 @@ class Sentence(nn.Module):
         return x[:, 0]
 
 
+class WordFilters(nn.Conv2d):
+    """Filters of k whole words: one channel of k x D, as the original has it. Laws of initial weights count a filter's outputs by that shape."""
+
+    def __init__(self, dim, k):
+        super().__init__(1, FILTERS, (k, dim))
+
+    def forward(self, x):
+        """Responses (B, F, L - k + 1) without the bias, x (B, L, D); a vector's numbers as channels are quicker than as width."""
+        return F.conv2d(x.transpose(1, 2)[:, :, None], self.weight.permute(0, 3, 1, 2))[:, :, 0]
+
+
 class MaxOverTime(nn.Module):
-    """Convolutions over 3, 4 and 5 words, the largest response of each filter, dropout."""
+    """Filters over 3, 4 and 5 words, the largest response of each, dropout."""
 
     def __init__(self, dim):
         super().__init__()
-        self.convolutions = nn.ModuleList(nn.Conv1d(dim, FILTERS, k) for k in (3, 4, 5))
+        self.filters = nn.ModuleList(WordFilters(dim, k) for k in (3, 4, 5))
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x):  # (B, L, D)
-        x = x.transpose(1, 2)
-        return self.dropout(torch.cat([F.relu(convolution(x).amax(2)) for convolution in self.convolutions], 1))
+        return self.dropout(torch.cat([F.relu(self.largest(filters, x)) for filters in self.filters], 1))
+
+    @staticmethod
+    def largest(filters, x):
+        """The responses' maximum over time (B, F). The words that have it are looked up first: they alone enter a derivative."""
+        with torch.no_grad():
+            first = filters(x).max(2).indices.T  # (F, B)
+        count, length, _ = x.shape
+        words = (torch.arange(count, device=x.device) * length + first)[..., None] + torch.arange(filters.kernel_size[0], device=x.device)
+        windows = F.embedding(words, x.flatten(0, 1)).flatten(2)  # (F, B, k * D)
+        return torch.linalg.vecdot(windows, filters.weight.flatten(1)[:, None]).T + filters.bias
 
 
 def _text(body, in_shape, num_classes, law):
