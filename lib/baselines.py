@@ -1,4 +1,4 @@
-"""What a distilled set with a schedule is to beat: real images of equal number, trained on in its place, and nearest neighbours.
+"""What a distilled set with a schedule is to beat, real images of equal number in its place and nearest neighbours; and how far it may move.
 
 Source: reference sheet of dataset distillation, section 7. A set goes through as many steps as the distilled one, at one rate, which is
 the one of RATES that does best on training images (the paper reports the best on test images).
@@ -17,6 +17,7 @@ RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 DRAWN, KEPT = 50, 10  # random sets, and the best of them
 JUDGES, JUDGED_ON = 20, 1024  # networks and training images that judge sets and rates
 NEIGHBOURS, NORMS = (1, 3), (1, 2)
+MOVES, DRAWS = (1e-4, 1e-2), 8  # deviations of pixels: a hundredth of a grey level of 8-bit MNIST, and about one
 
 
 def random_real(real, cfg, seed):
@@ -106,6 +107,22 @@ def baseline(name, net, distilled, real, cfg, start, num_nets, seed):
     if len(sets) > 1:
         sets = [sets[i] for i in scores.argsort(descending=True)[:KEPT]]
     return accuracies(net, sets, real, start, num_nets, f"{seed}.test", test=True).flatten(), rate
+
+
+def when_moved(net, sets, real, seed):
+    """{std: accuracies (sets, DRAWS) in percent} of DistilledSets with starting weights, once normal noise of that deviation is on their images.
+
+    A few long steps jump where a ReLU or a maximum switches: the accuracy is a function of the images with steps in it, which no gradient sees.
+    """
+    found = {}
+    for std in MOVES:
+        rng = generator(seed, "moved", device=sets[0].x.device)
+        found[f"{std:g}"] = [
+            accuracies(net, [own._replace(x=own.x + std * torch.randn(own.x.shape, generator=rng, device=own.x.device)) for _ in range(DRAWS)],
+                       real, own.start[None], 1, f"{seed}.test", test=True).flatten().tolist()
+            for own in sets
+        ]  # fmt: skip
+    return found
 
 
 def nearest_neighbours(real, cfg, seed, kind):

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import torch
 
-from lib.baselines import real_baselines
+from lib.baselines import real_baselines, when_moved
 from lib.files import write_json
 from lib.students import evaluate, krr_accuracy
 from lib.synthetic import DistilledSet, load_set, real_subsets, stacked
@@ -48,6 +48,8 @@ def stage(params, key):
                     print(f"{net:14} {kind:16} {own.mean():6.2f} % +- {own.std(correction=0):.2f}   KRR {own_krr.mean():6.2f} %", flush=True)
             if cfg.baselines:
                 rows["baselines"] = real_baselines(net, sets["distilled"], real, cell.distill, starts, protocol.num_nets)
+            if stacks["distilled"].start is not None:
+                rows["moved"] = when_moved(net, sets["distilled"], real, 0)
             results[net] = {**rows, "wall_s": round(time.monotonic() - started, 1)}
     write_json(EVALUATED / cell.suite / f"{key}.json", {"cell": key, "seeds": list(seeds), "nets": results, **prov})
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.baselines import BASELINES, KEPT, RATES, accuracies, attack_scores, baseline, nearest_neighbours, untrained
+from lib.baselines import BASELINES, DRAWS, KEPT, RATES, accuracies, attack_scores, baseline, nearest_neighbours, untrained, when_moved
 from lib.data.real import RealSet
 from lib.params import load_params
 from lib.students import Students
@@ -42,6 +42,15 @@ def test_centroids_are_lloyds_fixed_point(real):
     ((one, _),) = BASELINES["kmeans_real"](real, replace(CFG, ipc=1, minibatches=1), 0)
     ((mean, _),) = BASELINES["average_real"](real, replace(CFG, ipc=1, minibatches=1), 0)
     assert torch.allclose(one, mean, atol=1e-5), "one centroid is the mean"
+
+
+def test_sets_are_moved_by_noise_of_the_named_deviation(real, monkeypatch):
+    sets = [replace_start(DistilledSet(*BASELINES["average_real"](real, CFG, s)[0], torch.full((2, 2), 0.5)), real) for s in (0, 1)]
+    monkeypatch.setattr("lib.baselines.MOVES", (0.0, 3.0))
+    found = when_moved(NET, sets, real, 0)
+    plain = [accuracies(NET, [own], real, own.start[None], 1, "0.test", test=True).item() for own in sets]
+    assert found["0"] == [[accuracy] * DRAWS for accuracy in plain] and min(plain) > 50
+    assert all(min(draws) < accuracy and len(set(draws)) > 2 for draws, accuracy in zip(found["3"], plain))
 
 
 def test_rate_is_the_best_on_training_images_and_the_sets_too(real):

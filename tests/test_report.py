@@ -254,13 +254,16 @@ def test_learned_labels_are_drawn_and_others_not(tmp_path):
 
 
 def test_sentences_and_baselines_are_on_the_page_and_escaped(tmp_path):
-    found = row("dd-dd-mnist-ipc1-fixed", "lenet_dd") | {"baselines": {"average_real": [30.0, 2.0]}}
+    cell, figures = load_params().cells["dd-dd-mnist-ipc1-fixed"], measured("lenet_dd")
+    figures["nets"]["lenet_dd"] |= {"baselines": {"average_real": [[28.0, 32.0]]}, "moved": {"0.01": [[80.0, 91.04], [77.06, 90.0]]}}
+    found = make_row("dd-dd-mnist-ipc1-fixed", cell, "lenet_dd", figures, HISTORY, published_figures())
     content = {"suite": "tdd", "rows": [found], "continual": [], "membership": [], "figures": [], "provenance": []}
     content["sentences"] = {"cell": [{"words": "great <br />movie <script>", "label": [2.58]}]}
     write_page(tmp_path / "index.html", [{**content, "folder": tmp_path}], [])
     page = (tmp_path / "index.html").read_text()
     assert "great &lt;br /&gt;movie &lt;script&gt;" in page and "<script>" not in page and "2.58" in page
     assert "average real" in page and "30.0 ± 2.0" in page
+    assert "by 0.01" in page and "77.1 to 91.0" in page
 
 
 def test_preview_of_sentences_is_words_and_of_minibatches_a_row_each(tmp_path):

@@ -19,6 +19,7 @@ def write_page(path, suites, pairs):
     for suite in suites:
         suite["attacks"] = list(dict.fromkeys(name for row in suite["membership"] for name in row["attacks"]))
         suite["baselines"] = list(dict.fromkeys(name for row in suite["rows"] for name in row.get("baselines", {})))
+        suite["moves"] = list(dict.fromkeys(std for row in suite["rows"] for std in row.get("moved", {})))
         suite["figures"] = [{**f, "uri": data_uri(suite["folder"] / f["file"])} for f in suite["figures"]]
     template = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("page.html")
     with replacing(path) as tmp:
