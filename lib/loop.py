@@ -34,6 +34,10 @@ class Progress:
     best: dict | None = None  # {"step", "accuracy", "set"}: highest watched accuracy, where it is asked for
     pending: list = field(default_factory=list)  # metrics of the steps since the last fetch, on the device
 
+    def record(self):
+        """What is told of the run once it is done, as JSON."""
+        return {"history": self.history, "losses": self.losses, "wall_s": round(self.wall_s, 1), "best_step": self.best and self.best["step"]}
+
 
 def watch_steps(cfg):
     """Steps after which the run is evaluated: `watch_at`, every `watch_every`, and the last."""

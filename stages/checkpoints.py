@@ -1,4 +1,4 @@
-"""Where a cell's checkpoints are, and when a run must not go on from them."""
+"""Where a cell's checkpoints are, when a run must not go on from them, and which of its seeds need no run."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lib.files import sha256
+from lib.files import read_json, sha256
 
 from .common import PREPARED, PREPROCESSING, ROOT
 
@@ -32,6 +32,22 @@ def checkpoint_folder(key, cell):
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def kept_seeds(out, seeds, identity):
+    """The records in history.json of those of `seeds` that were distilled by the same settings, code and data -> {seed: record}.
+
+    Every other file of `out` is removed. Under `dvc repro --force` nothing is kept.
+    """
+    path, kept = out / "history.json", {}
+    if path.exists() and not forced() and (found := read_json(path)).get("identity") == identity:
+        for seed, own in found["seeds"].items():
+            if int(seed) in seeds and all((out / name).is_file() and sha256(out / name) == checksum for name, checksum in own["files"].items()):
+                kept[seed] = own
+    for other in out.glob("*"):
+        if other.stem.removesuffix("-best").removeprefix("seed") not in kept and (not kept or other != path):
+            other.unlink()
+    return kept
 
 
 def forced():

@@ -1,11 +1,11 @@
-"""Distil one cell, all its seeds: `python -m stages distill CELL`. Interrupted, it goes on from its last checkpoint."""
+"""Distil one cell, all its seeds: `python -m stages distill CELL`. Interrupted, it goes on from its last checkpoint; seeds that are there stay."""
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from lib import cost
 from lib.data.real import batches_for, part_of
-from lib.files import write_json
+from lib.files import sha256, write_json
 from lib.loop import run
 from lib.methods import METHODS
 from lib.params import check_against_data
@@ -14,7 +14,7 @@ from lib.rng import generator
 from lib.students import evaluate
 from lib.synthetic import SyntheticSet, rendered, run_name, save_set, stacked
 
-from .checkpoints import checkpoint_folder
+from .checkpoints import checkpoint_folder, kept_seeds
 from .common import DISTILLED, device_of, provenance, real_set, stop_on_signals, tracker
 from .trained import experts_of, start_of
 
@@ -22,25 +22,24 @@ from .trained import experts_of, start_of
 def stage(params, key):
     """Distil one cell of params.yaml into OUT/seedN.safetensors, history.json and a gallery."""
     cell, device = params.cells[key], device_of(params)
-    cfg, prov = cell.distill, provenance(device)
+    cfg, prov, out = cell.distill, provenance(device), DISTILLED / cell.suite / key
     print(f"{key}: {cell}\n{prov}", flush=True)
     real = real_set(params, cell, device)
     check_against_data(key, cfg, real)
+    checkpoints, stop = checkpoint_folder(key, replace(cell, distill=replace(cfg, seeds=()))), stop_on_signals()  # more seeds leave the others what they are
+    records = kept_seeds(out, cfg.seeds, checkpoints.name)
+    missing = [seed for seed in cfg.seeds if str(seed) not in records]
+    print(f"seeds that are there: {', '.join(records) or 'none'}; to distil: {missing}", flush=True)
     work = METHODS[cell.method].step_flops(cfg, real.shape, real.num_classes // cfg.class_steps)
-    runs = len(cfg.seeds) * cfg.class_steps
-    print(cost.describe(work, cfg.steps, runs, cfg.conv_dtype, cost.matmul_rate(cfg.conv_dtype, device, 1)), flush=True)
-    checkpoints, stop, histories = checkpoint_folder(key, cell), stop_on_signals(), {}
+    print(cost.describe(work, cfg.steps, len(missing) * cfg.class_steps, cfg.conv_dtype, cost.matmul_rate(cfg.conv_dtype, device, 1)), flush=True)
     with tracker("distill", key, {**asdict(cfg), "dataset": cell.dataset}, prov) as track:
-        for seed in cfg.seeds:
+        for seed in missing:
             done = [one_run(params, key, seed, step, real, checkpoints, track, stop) for step in range(cfg.class_steps)]
-            for step, (_, progress) in enumerate(done):
-                best = progress.best and progress.best["step"]
-                history = {"history": progress.history, "losses": progress.losses, "wall_s": round(progress.wall_s, 1), "best_step": best}
-                histories[run_name(seed, step)] = history
-            path = DISTILLED / cell.suite / key / f"seed{seed}.safetensors"
-            save_seed(path, done, cell=key, seed=seed)
+            path = out / f"seed{seed}.safetensors"
+            files = save_seed(path, done, cell=key, seed=seed)
+            records[str(seed)] = {"runs": [progress.record() for _, progress in done], "files": files, **prov}
             track.artifact(save_preview(path, [last for last, _ in done], real))
-    write_json(DISTILLED / cell.suite / key / "history.json", {"cell": key, "runs": histories, **prov})
+    write_json(out / "history.json", {"cell": key, "identity": checkpoints.name, "seeds": {str(seed): records[str(seed)] for seed in cfg.seeds}})
     shutil.rmtree(checkpoints)
 
 
@@ -67,8 +66,10 @@ def one_run(params, key, seed, step, real, checkpoints, track, stop):
 
 
 def save_seed(path, done, **meta):
-    """Write a seed's set, of all its class steps, and its best watched set, where the cell asks for it."""
-    sets = [last for last, _ in done]
-    save_set(path, sets, steps=[progress.step for _, progress in done], **meta)
-    if best := [progress.best for _, progress in done if progress.best]:
-        save_set(path.with_name(f"{path.stem}-best.safetensors"), [b["set"] for b in best], steps=[b["step"] for b in best], **meta)
+    """Write a seed's set, of all its class steps, and its best watched set, where the cell asks for it -> {file: checksum}."""
+    kinds = {path: [(last, progress.step) for last, progress in done]}
+    if best := [(progress.best["set"], progress.best["step"]) for _, progress in done if progress.best]:
+        kinds[path.with_name(f"{path.stem}-best.safetensors")] = best
+    for each, parts in kinds.items():
+        save_set(each, [part for part, _ in parts], steps=[step for _, step in parts], **meta)
+    return {each.name: sha256(each) for each in kinds}

@@ -22,9 +22,9 @@ def stage(params, suite):
         folder = DISTILLED / suite / key
         experts += [cell.experts] if cell.experts else []
         measured, history = read_json(evaluated), read_json(folder / "history.json")
-        computed += [measured, history]
+        computed += [measured, *history["seeds"].values()]
         rows += [make_row(key, cell, net, measured, history, table) for net in cell.evaluate.nets]
-        runs = [[(point["step"], point["accuracy"]) for point in run["history"]] for run in history["runs"].values()]
+        runs = [[(point["step"], point["accuracy"]) for point in run["history"]] for seed in history["seeds"].values() for run in seed["runs"]]
         if len(runs[0]) > 1 and cell.distill.class_steps == 1:
             curves[key] = runs
         first = folder / f"seed{cell.distill.seeds[0]}.png"

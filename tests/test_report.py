@@ -17,7 +17,8 @@ from lib.report.figures import plot_ipc, plot_steps, save_gallery, save_preview
 from lib.report.page import write_page
 from lib.report.suite import application_figures, grid_figures, label_figure
 
-HISTORY = {"runs": {"0": {"wall_s": 10.0, "history": []}, "1": {"wall_s": 5.5, "history": []}}, "device": "CPU", "commit": "abc", "torch": "2"}
+MADE = {"device": "CPU", "commit": "abc", "torch": "2", "date": "2026-01-02"}
+HISTORY = {"seeds": {"0": {"runs": [{"wall_s": 10.0, "history": []}], **MADE}, "1": {"runs": [{"wall_s": 5.5, "history": []}], **MADE, "commit": "def"}}}
 
 
 ATTACK = {"auc": 0.6, "auc_se": 0.01, "balanced_accuracy": 0.55, "tpr_at_0.1": 0.002, "tpr_at_1": 0.02}
@@ -60,6 +61,7 @@ def test_row_has_the_promised_columns_and_right_arithmetic():
         published_mean published_std published_source verdict steps wall_s device commit""".split()
     assert set(promised) <= set(r)
     assert (r["accuracy_mean"], r["n_networks"], r["n_seeds"], r["wall_s"]) == (47.0, 2, 2, 15.5)
+    assert (r["device"], r["commit"]) == ("CPU", "abc, def"), "each seed's own"
     assert r["accuracy_std"] == pytest.approx(0.5**0.5, abs=0.01) and r["accuracy_seeds"] == [46.5, 47.5]
     assert r["real_subset_mean"] == 15.0 and r["published_mean"] == 46.8 and r["best_checkpoint_mean"] is None
 

@@ -1,6 +1,7 @@
 """A pipeline that is killed, run twice at once or given nonsense: real DVC, one cell of the digits suite at toy size."""
 
 import hashlib
+import json
 import os
 import random
 import signal
@@ -71,6 +72,27 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits_as_a_forced_run_lef
     assert checkpoint_step(folder) >= 50, "there is something that a forced run must not go on from"
     output = dvc(folder, "repro", "-f", "--single-item", target)
     assert "going on after step" not in output and distilled(folder) == interrupted
+
+
+def test_a_further_seed_leaves_those_that_are_there(pipeline):
+    folder, target = pipeline[0], f"distill@{CELL}"
+    edit(folder, lambda p: p["cells"][CELL]["distill"].update(seeds=[0, 1], steps=20, watch_every=0))
+    dvc(folder, "repro", target)
+    out = folder / f"build/distill/digits/{CELL}"
+    made, both = (out / "seed1.safetensors").stat().st_mtime_ns, json.loads((out / "history.json").read_text())["seeds"]
+
+    edit(folder, lambda p: p["cells"][CELL]["distill"].update(seeds=[1, 2]))
+    output = dvc(folder, "repro", target)
+    assert "seed 1: " not in output and "seed 2: " in output
+    assert not list(out.glob("seed0*")) and (out / "seed1.safetensors").stat().st_mtime_ns == made
+    seeds = json.loads((out / "history.json").read_text())["seeds"]
+    assert list(seeds) == ["1", "2"] and seeds["1"] == both["1"]
+
+    (out / "seed2.safetensors").write_bytes(b"damaged")
+    assert "seed 2: " in dvc(folder, "repro", target), "a file that changed is made again"
+    assert json.loads((out / "history.json").read_text())["seeds"]["2"]["files"] == seeds["2"]["files"]
+    edit(folder, lambda p: p["cells"][CELL]["distill"].update(outer_lr=2.0e-3))
+    assert "seed 1: " in dvc(folder, "repro", target), "other settings, another set"
 
 
 def test_two_runs_at_once_end_without_corruption(pipeline):

@@ -26,7 +26,7 @@ def make_row(key, cell, net, measured, history, table):
     accuracy = np.array(kinds["distilled"]["accuracy"])  # (seeds, networks)
     figure = _figure(table, key, cell, net)
     published = figure if figure.get("status") == "published" else {}
-    runs = history["runs"].values()
+    seeds = history["seeds"].values()
     row = {
         "cell": key,
         "suite": cell.suite,
@@ -57,11 +57,8 @@ def make_row(key, cell, net, measured, history, table):
         "published_source": published.get("source", NO_FIGURE),
         "unverified_mean": figure.get("mean") if figure.get("status") == "unverified" else None,
         "steps": cell.distill.steps,
-        "wall_s": sum(run["wall_s"] for run in runs),
-        "device": history["device"],
-        "commit": history["commit"],
-        "torch": history["torch"],
-        "date": history.get("date"),
+        "wall_s": sum(run["wall_s"] for seed in seeds for run in seed["runs"]),
+        **{name: ", ".join(dict.fromkeys(seed[name] for seed in seeds)) for name in ("device", "commit", "torch", "date")},
     }
     row = {k: round(float(v), 2) if isinstance(v, float) else v for k, v in row.items()}
     return row | {"verdict": verdict(row)}
