@@ -21,6 +21,6 @@ def class_labels(labels, num_classes, kind):
     return F.one_hot(labels, num_classes).float()
 
 
-def predicted(logits):
-    """Classes (...) of logits (..., C)."""
-    return (logits[..., 0] > 0).long() if logits.shape[-1] == 1 else logits.argmax(-1)
+def predicted(logits, threshold=0.0):
+    """Classes (...) of logits (..., C); threshold: what a single logit must be above for class 1."""
+    return (logits[..., 0] > threshold).long() if logits.shape[-1] == 1 else logits.argmax(-1)

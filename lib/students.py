@@ -193,13 +193,13 @@ class Students:
         rows = [torch.cat([of(self.call(part, images, True, features)) for images in x.split(batch)], 1) for part in self.chunks(batch)]
         return torch.cat(rows)
 
-    def predictions(self, x):
-        """Predicted classes (S, n)."""
-        return self.outputs(x, predicted)
+    def predictions(self, x, threshold=0.0):
+        """Predicted classes (S, n); threshold: of a single logit."""
+        return self.outputs(x, lambda logits: predicted(logits, threshold))
 
-    def accuracy(self, test_x, test_y):
+    def accuracy(self, test_x, test_y, threshold=0.0):
         """Test accuracy (S,) in percent, over the exact number of test images."""
-        return 100 * (self.predictions(test_x) == test_y).float().mean(1)
+        return 100 * (self.predictions(test_x, threshold) == test_y).float().mean(1)
 
 
 class _Method(torch.nn.Module):

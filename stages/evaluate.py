@@ -7,11 +7,13 @@ import torch
 
 from lib.baselines import real_baselines, when_moved
 from lib.files import write_json
-from lib.students import evaluate, krr_accuracy
+from lib.students import krr_accuracy, trained
 from lib.synthetic import DistilledSet, load_set, real_subsets, stacked
 
 from .common import DISTILLED, EVALUATED, device_of, provenance, real_set, tracker
 from .trained import experts_of
+
+PUBLISHED_THRESHOLD = 0.5  # of a single logit: what DD's and TDD's code has in place of 0 (the sheet, section 15)
 
 
 def stage(params, key):
@@ -40,12 +42,18 @@ def stage(params, key):
             rows = {}
             for group in by_size(stacks):
                 x, y, lr, start = (None if t[0] is None else torch.cat(t) for t in zip(*(stacks[kind] for kind in group)))
-                accuracy = evaluate(net, x, y, real, protocol, 0, lr, start if starts is None else starts.expand(len(x), -1, -1))
-                krr = torch.full((len(x),), torch.nan) if scheduled else krr_accuracy(net, x, y, real, seed=0)
-                for kind, own, own_krr in zip(group, accuracy.split(len(seeds)), krr.split(len(seeds))):
-                    rows[kind] = {"accuracy": own.tolist(), "krr": None if scheduled else own_krr.tolist()}  # [seed][network], [seed]
-                    track.log(0, {f"{net}/{kind}": own.mean().item()})
-                    print(f"{net:14} {kind:16} {own.mean():6.2f} % +- {own.std(correction=0):.2f}   KRR {own_krr.mean():6.2f} %", flush=True)
+                students = trained(net, x, y, real, protocol, 0, lr, start if starts is None else starts.expand(len(x), -1, -1))
+                found = {"accuracy": students.accuracy(real.test_x, real.test_y).view(len(x), -1).cpu()}
+                if y.shape[-1] == 1:
+                    found["at_half"] = students.accuracy(real.test_x, real.test_y, PUBLISHED_THRESHOLD).view(len(x), -1).cpu()
+                if not scheduled:
+                    found["krr"] = krr_accuracy(net, x, y, real, seed=0)
+                for i, kind in enumerate(group):
+                    own = {name: each.split(len(seeds))[i] for name, each in found.items()}  # [seed][network]; krr: [seed]
+                    rows[kind] = {name: each.tolist() for name, each in own.items()}
+                    track.log(0, {f"{net}/{kind}": own["accuracy"].mean().item()})
+                    spread = ", ".join(f"{name} {each.mean():.2f} % +- {each.std(correction=0):.2f}" for name, each in own.items())
+                    print(f"{net:14} {kind:16} {spread}", flush=True)
             if cfg.baselines:
                 rows["baselines"] = real_baselines(net, sets["distilled"], real, cell.distill, starts, protocol.num_nets)
             if stacks["distilled"].start is not None:

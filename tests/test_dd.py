@@ -195,6 +195,7 @@ def test_soft_cross_entropy_to_the_sheets_digits():
     binary, targets = torch.randn(5, 1), torch.tensor([[0.0], [1.0], [2.6], [-2.4], [0.5]])
     assert cross_entropy(binary, targets).item() == pytest.approx(F.binary_cross_entropy_with_logits(binary, targets).item(), rel=1e-6)
     assert predicted(torch.tensor([[0.4], [-0.1], [0.7]])).tolist() == [1, 0, 1], "the threshold is a logit of 0"
+    assert predicted(torch.tensor([[0.4], [-0.1], [0.7]]), 0.5).tolist() == [0, 0, 1]
 
 
 def test_batches_of_whole_epochs_keep_the_last_smaller_one():

@@ -245,6 +245,10 @@ def test_figures_of_dataset_distillation_belong_to_cells():
     assert found["published_mean"] == 94.0 and found["published_std"] is None and found["verdict"].startswith("below (-0.6)")
     assert row("dd-dd-mnist-ipc1-fixed", "conv3")["published_mean"] is None
     assert row("dd-dd-mnist-ipc10-fixed", "lenet_dd")["unverified_mean"] == 96.6
+    cell, figures = load_params().cells["tdd-sldd-imdb-ipc1-fixed"], measured("textconv", ((70.0,),))
+    figures["nets"]["textconv"]["distilled"]["at_half"] = [[78.0]]
+    found = make_row("tdd-sldd-imdb-ipc1-fixed", cell, "textconv", figures, HISTORY, published_figures())
+    assert found["accuracy_mean"] == 70.0 and found["verdict"].startswith("reached (-0.3)"), "compared by the threshold of the published figure"
     assert row("tdd-sldd-trec6-ipc1-fixed-twitter", "textlstm")["verdict"].startswith("no published figure"), "other vectors, another row"
 
 
