@@ -423,6 +423,7 @@ def _check_cell(reader, path, cell, datasets, preprocessing, protocol_names, pro
         reader.error(f"{path}.distill.watch_at", list(distill.watch_at), f"must not go beyond steps ({distill.steps})")
     if isinstance(distill, METHOD_PARAMS["isa"]) and distill.topk and int(abs(distill.topk) * distill.real_batch) < 2:
         reader.error(f"{path}.distill.topk", distill.topk, f"must keep at least 2 of the {distill.real_batch} images of real_batch, for a neighbour")
+    _check_window(reader, f"{path}.distill", distill)
     _check_rank(reader, f"{path}.distill", distill, shape)
     _check_schedule(reader, f"{path}.distill", distill, shape, classes if dataset.source else None)
     for name, column in [(distill.net, "distill.net"), *((net, "evaluate.nets") for net in cell.evaluate.nets)]:
@@ -465,6 +466,11 @@ def _check_schedule(reader, path, distill, shape, classes):
         reader.error(f"{path}.nets_per_step", distill.nets_per_step, "must be 1 where all networks start from the same weights")
     if distill.class_steps > 1:
         reader.error(f"{path}.class_steps", distill.class_steps, "must be 1: the steps' schedules would not make one")
+
+
+def _check_window(reader, path, distill):
+    if isinstance(distill, METHOD_PARAMS["rat"]) and distill.window > distill.inner_steps:
+        reader.error(f"{path}.window", distill.window, f"must be at most inner_steps ({distill.inner_steps})")
 
 
 def _check_rank(reader, path, distill, shape):

@@ -81,7 +81,7 @@ class Preprocessing:
     standardise: bool = True
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    zca: str = one_of("none", "frepo", "mtt", default="none")
+    zca: str = one_of("none", "frepo", "mtt", "rat", default="none")
     zca_eps: float = above_zero(default=0.1)
     checkerboard: int = at_least(1, default=1)
 
@@ -262,6 +262,22 @@ class SLDD(DD):
 
 
 @dataclass(frozen=True)
+class RaT(Distill):
+    """RaT-BPTT: Adam trains a network on the set for `inner_steps`; the gradient goes through a `window` of them."""
+
+    batches: ClassVar[str] = "epochs"
+    real_batch: int = at_least(1)
+    learn_labels: bool
+    inner_steps: int = at_least(1)
+    window: int = at_least(1)
+    place: str = one_of("random", "late")  # of the window: anywhere, or at the end
+    redraw_every: int = at_least(1)  # outer steps that a random place lasts
+    lr_net: float = above_zero()
+    outer_lr: float = above_zero()
+    augment: str = one_of("none", *STRATEGIES)
+
+
+@dataclass(frozen=True)
 class MTT(Distill):
     """Matching of training trajectories: `inner_steps` of gradient descent on the set against `expert_epochs` of an expert.
 
@@ -306,7 +322,7 @@ class EDF(DATM):
     judge_class: str = one_of("mapped", "released")  # an image's own class of ImageNet; or its number in the subset, as EDF's code has it
 
 
-METHOD_PARAMS = {"dd": DD, "sldd": SLDD, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM, "mtt": MTT, "datm": DATM, "edf": EDF}
+METHOD_PARAMS = {"dd": DD, "sldd": SLDD, "rat": RaT, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM, "mtt": MTT, "datm": DATM, "edf": EDF}
 TRAJECTORIES = MTT  # methods that need a row of experts
 
 

@@ -73,7 +73,7 @@ def test_step_has_the_gradient_of_the_whole_graph(cfg, fields):
     """Images or their factors, rates and labels, several networks, minibatches and passes; the real batch in parts."""
     real = real_set()
     dd = method(cfg, real, net="dense1-w8", **fields)
-    dd.part = 7
+    dd.judge.part = 7
     x, y = real.train_x, class_labels(real.train_y, 4, "one_hot").double()
     draws = dd.rngs["weights"].get_state()
     theta = dd.starts().requires_grad_()

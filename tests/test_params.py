@@ -18,7 +18,7 @@ ISA = "digits-isa-digits-ipc1"
 CONTINUAL = "digits-frepo-digits-ipc1-steps5"
 MEMBERSHIP = "digits-frepo-digits-ipc10-chunk500"
 DM, LODM = "digits-dm-digits-ipc1", "digits-frepo-digits-ipc1-rank2"
-DD = "digits-dd-digits-ipc1"
+DD, RAT = "digits-dd-digits-ipc1", "digits-rat-digits-ipc1"
 
 
 def errors_of(tmp_path, change):
@@ -134,6 +134,7 @@ BAD = [
     (set_in("protocols", "dd-fixed", "steps", 10), ["protocols.dd-fixed", "the set's own minibatches"]),
     (set_in("cells", DM, "evaluate", "protocol", "dd-fixed"), ["evaluate.protocol", "'dd-fixed'", "only dd and sldd"]),
     (set_in("cells", DD, "distill", "minibatches", 3), ["distill.minibatches", "3", "must divide the 1 images of each class"]),
+    (set_in("cells", RAT, "distill", "window", 31), ["distill.window", "31", "at most inner_steps (30)"]),
     (set_in("cells", DD, "distill", "classes", [3, 10]), ["distill.classes", "[3, 10]", "must be below 10"]),
     (set_in("cells", DD, "distill", "nets_per_step", 2), ["distill.nets_per_step", "2", "must be 1"]),
     (set_in("cells", DD, "distill", "lr_start", 0.0), ["distill.lr_start", "0.0", "above 0"]),

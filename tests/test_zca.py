@@ -63,6 +63,23 @@ def test_checkerboard_shares_one_matrix_over_the_phases_mean_covariance():
     assert torch.allclose(pre.invert(pre.apply(x)), x, atol=1e-10)
 
 
+def test_rat_form_whitens_images_of_mean_zero_and_norm_one(prepared):
+    folder = prepared("digits")
+    pixels, _ = load_arrays(folder, "train")
+    x = torch.from_numpy(pixels / 255)
+    pre = fit(Preprocessing(dataset="digits", zca="rat", zca_eps=1e-12), pixels, read_json(folder / "manifest.json"))
+    plain = Preprocess(pre.mean, pre.std, own=True).apply(x).flatten(1)
+    assert plain.mean(1).abs().max() < 1e-12 and torch.allclose(plain.norm(dim=1), torch.ones(len(x), dtype=torch.float64))
+    values, vectors = torch.linalg.eigh(plain.T @ plain / len(x))
+    kept = vectors[:, values > 1e-6 * values.mean()]  # digits have pixels that never change
+    white = pre.apply(x).flatten(1)
+    assert torch.allclose(kept.T @ (white.T @ white / len(x)) @ kept, torch.eye(kept.shape[1], dtype=torch.float64), atol=1e-5)
+    regular = fit(Preprocessing(dataset="digits", zca="rat"), pixels, read_json(folder / "manifest.json"))
+    assert torch.allclose(regular.zca[2] ** -2, values.flip(0) + 0.1 * values.mean())
+    again = pre.apply(pre.invert(pre.apply(x)))
+    assert torch.allclose(again, pre.apply(x), atol=1e-5), "what comes back differs in mean and norm alone"
+
+
 @pytest.mark.parametrize("zca", ["none", "frepo", "mtt"])
 def test_saved_preprocessing_is_the_same_and_inverts(tmp_path, prepared, zca):
     folder = prepared("digits")

@@ -9,6 +9,7 @@ POLICIES = {
     "dsa": dsa.augmented,  # all six families
     "dsa-noflip": dsa.augmented,  # for digits
     "dsa-crop4": dsa.augmented,  # shifts of a quarter of the side, as EDF has them
+    "flip-rotate": dsa.augmented,  # one of the two: RaT-BPTT's
     "crop-flip": dd.augmented,  # a shift and a flip: of networks that DD starts from
     "dc": dc.augmented,  # one of crop, scale and rotation for each image: DC's evaluation on MNIST
     "dc-noise": dc.augmented,  # crop or noise: DC's evaluation of networks with batch norm

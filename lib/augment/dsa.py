@@ -15,6 +15,7 @@ import torch.nn.functional as F
 STRATEGIES = {
     "dsa": ("color", "crop", "cutout", "flip", "scale", "rotate"),
     "dsa-noflip": ("color", "crop", "cutout", "scale", "rotate"),
+    "flip-rotate": ("flip", "rotate"),  # RaT-BPTT's
     "dsa-crop4": ("color", "crop4", "cutout", "flip", "scale", "rotate"),
 }
 

@@ -1,16 +1,19 @@
 """Channel standardisation and ZCA whitening, fitted on the training set, exact both ways.
 
-Source: reference sheets of FRePo (section 7) and MTT (section 1). Two forms of ZCA, on flattened images with mean m and
-covariance U diag(s) U^T:
+Source: reference sheets of FRePo (section 7), MTT (section 1) and dataset distillation (12.1). Three forms of ZCA, on flattened
+images with mean m and covariance U diag(s) U^T:
 
   frepo  W = U diag((s + eps * mean(s))^-1/2) U^T, covariance over n; with fewer images than dimensions, the scale of the
          directions beyond the n-th is 1 (rank control); on standardised pixels. `checkerboard` p splits an image into its
          p*p polyphase sub-images, which share one W fitted on their mean covariance.
   mtt    W = U diag((s + eps)^-1/2) U^T, covariance over n - 1; on [0, 1] pixels (standardise: false).
+  rat    as frepo, on images each less its own mean and over its own norm, and with m = 0: RaT-BPTT's. Going back, all images get
+         one mean and one norm, those of the training set.
 """
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from ..files import load_tensors, save_tensors
@@ -42,16 +45,16 @@ def fit_zca(images, form, eps, checkerboard=1):
     count, total = 0, 0
     for x in images():
         count, total = count + len(x), total + x.sum(0)
-    mean = total / count
+    mean = total / count if form != "rat" else torch.zeros_like(total)
     covariance = 0
     for x in images():
         for phase in polyphase(x - mean, checkerboard):
             covariance = covariance + phase.T @ phase
-    covariance /= checkerboard**2 * (count if form == "frepo" else count - 1)
+    covariance /= checkerboard**2 * (count - 1 if form == "mtt" else count)
     values, vectors = scipy.linalg.eigh(covariance.numpy(), driver="evd", overwrite_a=True, check_finite=False)
     values = torch.from_numpy(values[::-1].copy()).clamp(min=0)
     vectors = torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1]))
-    ridge = eps * values.mean() if form == "frepo" else eps
+    ridge = eps if form == "mtt" else eps * values.mean()
     scale = (values + ridge) ** -0.5
     if form == "frepo" and count < len(scale):
         scale[count:] = 1.0
@@ -61,11 +64,12 @@ def fit_zca(images, form, eps, checkerboard=1):
 class Preprocess:
     """Pixels in [0, 1] <-> the space that networks and distilled sets live in.
 
-    mean, std (K,); zca: None or (mean (K, H, W), vectors (D, D), scale (D,)); checkerboard: polyphase factor.
+    mean, std (K,); zca: None or (mean (K, H, W), vectors (D, D), scale (D,)); checkerboard: polyphase factor; own: each image by its
+    own mean and norm, mean and std being for the way back alone.
     """
 
-    def __init__(self, mean, std, zca=None, checkerboard=1):
-        self.mean, self.std, self.zca, self.checkerboard = mean, std, zca, checkerboard
+    def __init__(self, mean, std, zca=None, checkerboard=1, own=False):
+        self.mean, self.std, self.zca, self.checkerboard, self.own = mean, std, zca, checkerboard, own
         self._matrices = {}
 
     def _matrix(self, power, like):
@@ -85,7 +89,11 @@ class Preprocess:
 
     def apply(self, pixels):
         """(n, K, H, W) floats in [0, 1] -> preprocessed."""
-        x = (pixels - self._per_channel("mean", pixels)) / self._per_channel("std", pixels)
+        if self.own:
+            flat = pixels.flatten(1) - pixels.flatten(1).mean(1, keepdim=True)
+            x = F.normalize(flat, dim=1).view_as(pixels)
+        else:
+            x = (pixels - self._per_channel("mean", pixels)) / self._per_channel("std", pixels)
         return x if self.zca is None else self._linear(x - self.zca[0].to(x), 1)
 
     def invert(self, x):
@@ -98,13 +106,13 @@ class Preprocess:
         tensors = {"mean": self.mean, "std": self.std}
         if self.zca is not None:
             tensors |= dict(zip(("zca_mean", "zca_vectors", "zca_scale"), self.zca))
-        save_tensors(path, tensors, checkerboard=self.checkerboard)
+        save_tensors(path, tensors, checkerboard=self.checkerboard, own=self.own)
 
     @classmethod
     def load(cls, path):
         tensors, meta = load_tensors(path)
         zca = tuple(tensors[k] for k in ("zca_mean", "zca_vectors", "zca_scale")) if "zca_mean" in tensors else None
-        return cls(tensors["mean"], tensors["std"], zca, meta["checkerboard"])
+        return cls(tensors["mean"], tensors["std"], zca, meta["checkerboard"], meta["own"])
 
 
 def fit(cfg, pixels, manifest):
@@ -114,7 +122,9 @@ def fit(cfg, pixels, manifest):
     std = torch.tensor(cfg.std or manifest["std"], dtype=torch.float64)
     if not cfg.standardise:
         mean, std = torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64)
-    plain = Preprocess(mean, std)
+    if cfg.zca == "rat":
+        std = std * pixels[0].size ** 0.5  # the norm of an image of that deviation
+    plain = Preprocess(mean, std, own=cfg.zca == "rat")
     if cfg.zca == "none":
         return plain
 
@@ -122,4 +132,4 @@ def fit(cfg, pixels, manifest):
         for start in tqdm(range(0, len(pixels), BLOCK), desc="covariance", unit="blocks"):
             yield plain.apply(torch.from_numpy(pixels[start : start + BLOCK].astype(np.float64) / 255))
 
-    return Preprocess(mean, std, fit_zca(images, cfg.zca, cfg.zca_eps, cfg.checkerboard), cfg.checkerboard)
+    return Preprocess(mean, std, fit_zca(images, cfg.zca, cfg.zca_eps, cfg.checkerboard), cfg.checkerboard, plain.own)

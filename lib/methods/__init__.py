@@ -9,6 +9,7 @@ from .edf import EDF
 from .frepo import FRePo
 from .isa import ISA
 from .mtt import MTT
+from .rat import RaT
 from .sldd import SLDD
 
-METHODS = {"dd": DD, "sldd": SLDD, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM, "mtt": MTT, "datm": DATM, "edf": EDF}
+METHODS = {"dd": DD, "sldd": SLDD, "rat": RaT, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM, "mtt": MTT, "datm": DATM, "edf": EDF}

@@ -3,19 +3,18 @@
 Source: reference sheet of dataset distillation, sections 1 to 4. The set is S minibatches, which a network takes in turn E times,
 each time at a learned rate of its own; the loss is the trained network's on a batch of real data. On sentences, whose images are
 sequences of word vectors, this is text dataset distillation. Knowing departures: the gradient is formed in constant memory
-(unroll.py), the real batch in parts that stay in the cache, and every random number has a seed.
+(unroll.py), the real batch in parts that stay in the cache (outer.py), and every random number has a seed.
 """
 
 import torch
 import torch.nn.functional as F
 
 from ..augment.dd import crop_flip
-from ..losses import cross_entropy, predicted
+from ..losses import cross_entropy
 from ..lowrank import images_per_class
-from ..matching import wide
 from ..networks import build
-from ..networks.text import Recurrent
-from ..passes import autocast, forward_flops, images_per_pass
+from ..outer import RealLoss
+from ..passes import forward_flops
 from ..rng import generator
 from ..tape import Descent, tape_of
 from ..unroll import Flat, gradient, unroll
@@ -36,12 +35,11 @@ class DD(Stateful):
         self.cfg, self.syn = cfg, syn
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
-        self.recurrent = [m for m in self.net.net.modules() if isinstance(m, Recurrent)]
         self.tape = tape_of(self.net, compiled) if syn.y.shape[1] > 1 else None
         self.dropout = any(isinstance(m, torch.nn.Dropout) for m in self.net.net.modules())
         self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment")}
         self.rngs["dropout"] = generator(seed, "dropout")  # on the CPU: it draws seeds
-        self.part = images_per_pass(cfg.net, shape, device, cfg.conv_dtype)
+        self.judge = RealLoss(self.net, self.tape, cfg.net, shape, device, cfg.conv_dtype)
         rates = torch.full((cfg.epochs, cfg.minibatches), cfg.lr_start, device=device)
         self.pool = None if experts is None else experts.last(range(len(experts) - held_out)).to(device)
         start = self.net.weights(generator(seed, "start", device=device)) if self.pool is None else self.pool[0]
@@ -82,32 +80,6 @@ class DD(Stateful):
         if self.tape and len(theta) == 1:
             step = Descent(self.tape, batch)
         return unroll(step, self.syn.rates.numel(), (theta,), self.syn.lr.flatten(), self.syn.x, self.syn.labels)[0]
-
-    def judge(self, theta, x, y):
-        """Mean loss of the networks theta (K, P) on a real batch x (B, K, H, W), y (B, C), whose gradient goes into the graph of theta."""
-        leaf = theta.detach().requires_grad_()
-        total = right = by_weight = 0
-        taped = self.tape and len(theta) == 1 and self.cfg.conv_dtype == "float32"
-        self.net.net.eval()
-        for layer in self.recurrent:  # a first derivative is enough here
-            layer.library = len(theta) == 1
-        for images, labels in zip(x.split(self.part), y.split(self.part)):
-            share = len(labels) / len(y)
-            if taped:
-                found, logits, _ = self.tape.gradient(leaf.detach()[0], images, labels)
-                loss = cross_entropy(logits, labels) * share
-                by_weight = by_weight + found * share
-            else:
-                with autocast(x.device, self.cfg.conv_dtype):
-                    logits = self.net(leaf, images)
-                loss = cross_entropy(wide(logits), labels).mean() * share
-                by_weight = by_weight + torch.autograd.grad(loss, leaf)[0]
-            total = total + loss.detach()
-            right = right + (predicted(logits) == predicted(labels - 0.5)).sum()  # one number is 0 or 1
-        for layer in self.recurrent:
-            layer.library = False
-        theta.backward(by_weight.view_as(theta))
-        return {"loss": total, "batch_accuracy": right / (len(theta) * len(y))}
 
     def step(self, step, x, y):
         """Outer step `step` (from 0) on a real batch x (B, K, H, W), y (B, C) -> metrics on the device."""

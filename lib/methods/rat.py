@@ -1,0 +1,122 @@
+"""RaT-BPTT: distillation by differentiating through a random window of a network's training (Feng, Vedantam, Kempe 2023).
+
+Source: reference sheet of dataset distillation, section 12. A fresh network trains on the set by Adam; the steps before the window
+are constants, the gradient of the loss on real images goes back through the window alone. Knowing departures: the window's gradient
+is formed in constant memory (unroll.py), and every random number has a seed. A step takes the whole set: no minibatches.
+"""
+
+import torch
+
+from ..augment.dsa import apply, draw
+from ..losses import cross_entropy
+from ..lowrank import images_per_class
+from ..networks import build
+from ..outer import RealLoss
+from ..passes import forward_flops
+from ..rng import generator
+from ..tape import tape_of
+from ..unroll import Flat, gradient, unroll
+from .state import Stateful
+
+BETAS, EPS = (0.9, 0.999), 1e-8  # of the inner Adam; of the outer one too
+DECAY, LIMIT = 0.9, 2.0  # of the running mean of the gradient's norm, and how often it may be exceeded
+
+
+def adam(state, by_weight, count, lr):
+    """The state (weights, first moment, second moment) after Adam's update `count` (from 1) along a gradient; differentiable.
+
+    Where nothing has moved yet the root has an infinite slope, which must not meet a gradient of zero (the sheet, 12.2).
+    """
+    theta, first, second = state
+    first = BETAS[0] * first + (1 - BETAS[0]) * by_weight
+    second = BETAS[1] * second + (1 - BETAS[1]) * by_weight**2
+    moved = second > 0
+    root = torch.where(moved, second, 1.0).sqrt() * moved
+    rate = lr * (1 - BETAS[1] ** count) ** 0.5 / (1 - BETAS[0] ** count)
+    return theta - rate * first / (root + EPS), first, second
+
+
+class Clip:
+    """Limits the norm of gradients to LIMIT times its running mean, which has the present norm in it."""
+
+    def __init__(self, device):
+        self.mean = torch.full((), torch.nan, device=device)
+
+    def __call__(self, tensors):
+        """Scale the tensors' gradients -> their norm before ()."""
+        norm = torch.stack([t.grad.norm() for t in tensors]).norm()
+        self.mean = torch.where(self.mean.isnan(), norm, DECAY * self.mean + (1 - DECAY) * norm)
+        for t in tensors:
+            t.grad.mul_(torch.where(norm > LIMIT * self.mean, LIMIT * self.mean / norm, 1.0))
+        return norm
+
+    def state_dict(self):
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state):
+        self.mean = state["mean"]
+
+
+class RaT(Stateful):
+    """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run."""
+
+    parts = ("syn", "optimizer", "clip")
+
+    def __init__(self, cfg, syn, seed, compiled="none"):
+        self.cfg, self.syn, self.seed = cfg, syn, seed
+        device, shape = syn.y.device, tuple(syn.x.shape[1:])
+        self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
+        self.judge = RealLoss(self.net, tape_of(self.net, compiled), cfg.net, shape, device, cfg.conv_dtype)
+        self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment")}
+        self.rngs["families"] = generator(seed, "families")  # on the CPU
+        if cfg.init == "noise" and not cfg.rank:
+            with torch.no_grad():
+                syn.images[0].div_(syn.images[0].flatten(1).norm(dim=1)[:, None, None, None])
+        self.optimizer, self.clip = torch.optim.Adam(syn.learned, cfg.outer_lr, BETAS, EPS), Clip(device)
+
+    @staticmethod
+    def step_flops(cfg, shape, classes):
+        """Work of one outer step: the real batch, the steps before the window, and those in it twice, once of it differentiated."""
+        before = (cfg.inner_steps - cfg.window) * (0.5 if cfg.place == "random" else 1)
+        return forward_flops(cfg.net, shape) * (3 * cfg.real_batch + images_per_class(cfg, shape) * classes * (3 * before + 12 * cfg.window))
+
+    def before(self, step):
+        """How many inner steps come before the window at outer step `step`; it stays for `redraw_every` steps, about a pass over the data."""
+        most = self.cfg.inner_steps - self.cfg.window
+        if self.cfg.place == "late":
+            return most
+        return torch.randint(most + 1, (), generator=generator(self.seed, "window", step // self.cfg.redraw_every)).item()
+
+    def drawn(self, count):
+        """An augmentation of `count` images, one family for all; None without one."""
+        if self.cfg.augment == "none":
+            return None
+        return draw(self.cfg.augment, 1, count, self.rngs["augment"], self.rngs["families"])
+
+    def train(self, theta, before):
+        """Weights (1, P) of a network from theta (1, P), after `before` steps and the window's; a function of the set, with its graph."""
+        draws = [self.drawn(len(self.syn)) for _ in range(before + self.cfg.window)]
+        self.net.net.train()
+
+        def step(t, state, x, y, first=before):
+            images = apply(x[None], draws[first + t])[0]
+            by_weight = gradient(lambda at: cross_entropy(self.net(at, images), y).sum(), state[0])
+            return adam(state, by_weight, first + t + 1, self.cfg.lr_net)
+
+        state, x, y = (theta, torch.zeros_like(theta), torch.zeros_like(theta)), self.syn.x, self.syn.labels
+        with torch.no_grad():
+            for t in range(before):
+                state = step(t, state, x, y, 0)
+        return unroll(step, self.cfg.window, state, x, y)[0]
+
+    def step(self, step, x, y):
+        """Outer step `step` (from 0) on a real batch x (B, K, H, W), y (B, C) -> metrics on the device."""
+        self.optimizer.zero_grad()
+        x = apply(x[None], self.drawn(len(x)))[0]
+        theta = self.net.weights(self.rngs["weights"])[None]
+        metrics = self.judge(self.train(theta, self.before(step)), x, y)
+        metrics["gradient_norm"] = self.clip(self.syn.images)
+        self.optimizer.step()
+        if self.cfg.learn_labels:
+            self.syn.y.detach().clamp_(min=0)
+        return metrics
