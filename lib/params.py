@@ -251,6 +251,10 @@ def _check_dataset(reader, dataset, path):
         must = "sentences have none; remove it" if dataset.resolution else "missing; the side of the images in pixels"
         reader.error(f"{path}.resolution", dataset.resolution, must)
         return False
+    own = KNOWN_SOURCES[dataset.source][0] if dataset.source else 3
+    if dataset.channels and not dataset.folder and (dataset.source in TEXT_SOURCES or dataset.channels < own):
+        reader.error(f"{path}.channels", dataset.channels, f"{dataset.source or dataset.subset} has its own; remove it")
+        return False
     native = {"digits": 8, "mnist": 28, "fashion_mnist": 28, "svhn": 32, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64}.get(dataset.source)
     if native and dataset.resolution != native:
         reader.error(f"{path}.resolution", dataset.resolution, f"{dataset.source} has {native} pixels")
@@ -379,7 +383,7 @@ def _check_experts_of(reader, path, cell, names, experts):
 
 def in_shape(dataset):
     """(K, H, W) of a dataset's images."""
-    channels = KNOWN_SOURCES[dataset.source][0] if dataset.source else dataset.channels
+    channels = dataset.channels or (KNOWN_SOURCES[dataset.source][0] if dataset.source else 3)
     return channels, dataset.resolution, dataset.resolution
 
 

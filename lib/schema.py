@@ -70,7 +70,7 @@ class Dataset:
     folder: str | None = None
     subset: str | None = one_of(None, *SUBSETS, default=None)  # of the ImageNet-1K in runtime.imagenet_dir
     antialias: bool = True  # of a subset's pictures, when they are made smaller
-    channels: int = one_of(1, 3, default=3)  # of a user's own folder
+    channels: int | None = one_of(None, 1, 3, default=None)  # of a user's own folder, else 3; 3 of a grey source: its channel three times
 
 
 @dataclass(frozen=True)

@@ -263,6 +263,13 @@ def test_imagenet_resized_layout(tmp_path):
 # Preparation, through tensorflow-datasets
 
 
+def test_a_grey_source_comes_in_three_equal_channels_where_that_is_asked_for(tmp_path, prepared):
+    prepare("digits_rgb", Dataset(source="digits", resolution=8, channels=3), tmp_path / "rgb", tmp_path)
+    (x, y), (grey, labels) = load_arrays(tmp_path / "rgb", "train"), load_arrays(prepared("digits"), "train")
+    assert x.shape == (1297, 3, 8, 8) and read_json(tmp_path / "rgb/manifest.json")["shape"] == [3, 8, 8]
+    assert (x == grey).all() and (y == labels).all()
+
+
 def test_digits_prepared_whole_and_in_order(tmp_path):
     from sklearn.datasets import load_digits
 

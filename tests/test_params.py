@@ -140,6 +140,7 @@ BAD = [
     (set_in("cells", DD, "distill", "lr_start", 0.0), ["distill.lr_start", "0.0", "above 0"]),
     (set_in("cells", DD, "distill", "net", "textrnn"), ["distill.net", "'textrnn'", "for sentences"]),
     (set_in("cells", DD, "distill", "net", "dense1-w32-batch"), ["distill.net", "'dense1-w32-batch'", "-xavier"]),
+    (set_in("datasets", "cifar10", "channels", 1), ["datasets.cifar10.channels", "1", "has its own; remove it"]),
     (set_in("datasets", "trec6", "resolution", 8), ["datasets.trec6.resolution", "8", "sentences have none"]),
     (set_in("preprocessing", "trec6-random", "length", 0), ["preprocessing.trec6-random.length", "0", "at least 1"]),
     (set_in("preprocessing", "trec6-random", "std", [1.0]), ["preprocessing.trec6-random.std", "unknown key", "vectors"]),

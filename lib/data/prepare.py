@@ -96,6 +96,7 @@ def build_arrays(name, shape, examples, workspace):
 
     tfds.disable_progress_bar()
     channels, height, width = shape
+    shape_hwc = height, width, channels
 
     class Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Images of one size with integer labels, as raw tensors (PNG encoding would need TensorFlow)."""
@@ -105,7 +106,7 @@ def build_arrays(name, shape, examples, workspace):
         def _info(self):
             features = tfds.features.FeaturesDict(
                 {
-                    "image": tfds.features.Tensor(shape=(height, width, channels), dtype=np.uint8),
+                    "image": tfds.features.Tensor(shape=shape_hwc, dtype=np.uint8),
                     "label": tfds.features.Scalar(dtype=np.int64),
                 }
             )
@@ -116,7 +117,7 @@ def build_arrays(name, shape, examples, workspace):
 
         def _generate_examples(self, split):
             for i, (image, label) in enumerate(examples(split)):
-                yield i, {"image": np.ascontiguousarray(image), "label": label}
+                yield i, {"image": np.ascontiguousarray(np.broadcast_to(image, shape_hwc)), "label": label}  # grey may be wanted as three channels
 
     Images.name = name.replace("-", "_").lower()
     builder = Images(data_dir=workspace, file_format="array_record")
