@@ -17,7 +17,7 @@ RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 DRAWN, KEPT = 50, 10  # random sets, and the best of them
 JUDGES, JUDGED_ON = 20, 1024  # networks and training images that judge sets and rates
 NEIGHBOURS, NORMS = (1, 3), (1, 2)
-MOVES, DRAWS = (1e-4, 1e-2), 8  # deviations of pixels: a hundredth of a grey level of 8-bit MNIST, and about one
+MOVES, DRAWS = (1e-4, 1e-2), 4  # deviations of pixels: a hundredth of a grey level of 8-bit MNIST, and about one
 
 
 def random_real(real, cfg, seed):
