@@ -19,14 +19,14 @@ CHECKPOINTS = ROOT / ".checkpoints"  # outside of DVC's outputs, which it delete
 NEUTRAL = ("lib.tracking", "lib.cost", "lib.report", "lib.params", "lib.schema")  # code that cannot change a result
 
 
-def checkpoint_folder(key, cell):
-    """Where this cell's checkpoints are: a folder named by all that its result depends on, so that no other run finds them.
+def checkpoint_folder(key, row, *further):
+    """Where the checkpoints of a row (a cell's or experts') are: a folder named by all that its result depends on, so that no other run finds them.
 
-    Under `dvc repro --force` it is emptied first: a forced run starts anew.
+    further: what else it depends on, as JSON. Under `dvc repro --force` it is emptied first: a forced run starts anew.
     """
     code = {n: sha256(m.__file__) for n, m in sys.modules.items() if n.startswith("lib.") and not n.startswith(NEUTRAL)}
-    data = {str(p): sha256(p) for p in (PREPARED / cell.dataset / "manifest.json", PREPROCESSING / f"{cell.preprocessing}.safetensors")}
-    identity = json.dumps([asdict(cell), sorted(code.items()), data, torch.__version__])
+    data = {str(p): sha256(p) for p in (PREPARED / row.dataset / "manifest.json", PREPROCESSING / f"{row.preprocessing}.safetensors")}
+    identity = json.dumps([asdict(row), further, sorted(code.items()), data, torch.__version__])
     folder = CHECKPOINTS / key / hashlib.sha256(identity.encode()).hexdigest()[:16]
     if forced():
         shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,8 @@ from dataclasses import asdict, replace
 
 from lib import cost
 from lib.data.real import batches_for, part_of
-from lib.files import sha256, write_json
+from lib.data.trajectories import INDEX
+from lib.files import read_json, sha256, write_json
 from lib.loop import run
 from lib.methods import METHODS
 from lib.params import check_against_data
@@ -15,7 +16,7 @@ from lib.students import evaluate
 from lib.synthetic import SyntheticSet, rendered, run_name, save_set, stacked
 
 from .checkpoints import checkpoint_folder, kept_seeds
-from .common import DISTILLED, device_of, provenance, real_set, stop_on_signals, tracker
+from .common import DISTILLED, EXPERTS, device_of, provenance, real_set, stop_on_signals, tracker
 from .trained import experts_of, start_of
 
 
@@ -26,7 +27,9 @@ def stage(params, key):
     print(f"{key}: {cell}\n{prov}", flush=True)
     real = real_set(params, cell, device)
     check_against_data(key, cfg, real)
-    checkpoints, stop = checkpoint_folder(key, replace(cell, distill=replace(cfg, seeds=()))), stop_on_signals()  # more seeds leave the others what they are
+    row = replace(cell, distill=replace(cfg, seeds=()), evaluate=None)  # more seeds leave the others what they are
+    further = asdict(params.protocols[cfg.watch_protocol]), cell.evaluate.nets[0], cell.experts and read_json(EXPERTS / cell.experts / INDEX)
+    checkpoints, stop = checkpoint_folder(key, row, *further), stop_on_signals()
     records = kept_seeds(out, cfg.seeds, checkpoints.name)
     missing = [seed for seed in cfg.seeds if str(seed) not in records]
     print(f"seeds that are there: {', '.join(records) or 'none'}; to distil: {missing}", flush=True)

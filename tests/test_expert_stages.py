@@ -69,6 +69,7 @@ def test_more_experts_join_those_that_are_there(folder):
     assert "3 expert(s) are there, 1 to train" in output
     after = read_json(folder / "build/experts/digits/index.json")["experts"]
     assert after[:3] == before and len(after) == 4
+    assert "to distil: [0]" in toy.dvc(folder, "repro", f"distill_experts@{CELL}"), "other experts, another set"
     toy.edit(folder, lambda params: params["experts"]["digits"].update(lr=0.04))
     assert "0 expert(s) are there, 4 to train" in toy.dvc(folder, "repro", "experts@digits")
 

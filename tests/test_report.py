@@ -269,7 +269,7 @@ def test_sentences_and_baselines_are_on_the_page_and_escaped(tmp_path):
     page = (tmp_path / "index.html").read_text()
     assert "great &lt;br /&gt;movie &lt;script&gt;" in page and "<script>" not in page and "2.58" in page
     assert "average real" in page and "30.0 ± 2.0" in page
-    assert "by 0.01" in page and "77.1 to 91.0" in page
+    assert "by 0.01" in page and "80.0 to 91.0, 77.1 to 90.0" in page
 
 
 def test_preview_of_sentences_is_words_and_of_minibatches_a_row_each(tmp_path):

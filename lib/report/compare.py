@@ -51,7 +51,7 @@ def make_row(key, cell, net, measured, history, table):
         "real_subset_mean": np.mean(kinds["real_subset"]["accuracy"]),
         "real_subset_std": np.std(kinds["real_subset"]["accuracy"]),
         "baselines": {name: [np.mean(each).round(2).item(), np.std(each).round(2).item()] for name, each in kinds.get("baselines", {}).items()},
-        "moved": {std: [round(min(map(min, each)), 2), round(max(map(max, each)), 2)] for std, each in kinds.get("moved", {}).items()},
+        "moved": {std: [[round(min(own), 2), round(max(own), 2)] for own in each] for std, each in kinds.get("moved", {}).items()},
         "krr_mean": np.mean(kinds["distilled"]["krr"]) if "krr" in kinds["distilled"] else None,
         "published_mean": published.get("mean"),
         "published_std": published.get("std"),
