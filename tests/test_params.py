@@ -1,6 +1,7 @@
 """params.yaml: the shipped file is right, and what is wrong in a file is found whole, before any compute."""
 
 import copy
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,3 +208,17 @@ def test_what_only_the_data_show_is_refused_before_any_compute(change, words):
     with pytest.raises(ParamsError) as caught:
         check_against_data("mine", cfg, real)
     assert all(word in str(caught.value) for word in ["cells.mine", *words]), caught.value
+
+
+def test_rows_have_what_the_pipeline_names_of_them():
+    """DVC does not see the defaults of `methods`: a key that dvc.yaml names of a row must stand in it."""
+    for name, stage in yaml.safe_load(Path("dvc.yaml").read_text())["stages"].items():
+        named = re.findall(r"\$\{item\.([\w.]+)\}", yaml.safe_dump(stage))
+        rows = SHIPPED[stage["foreach"].strip("${}")] if named else {}
+        assert named or name not in ("distill", "evaluate", "distill_experts")
+        for key, row in rows.items():
+            for keys in named:
+                value = row
+                for part in keys.split("."):
+                    assert part in value, f"{name}@{key}: {keys}"
+                    value = value[part]
