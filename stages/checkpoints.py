@@ -14,7 +14,7 @@ from lib.files import read_json, sha256
 
 from .common import PREPARED, PREPROCESSING, ROOT
 
-CHECKPOINTS = ROOT / ".checkpoints"  # outside of DVC's outputs, which it deletes before a stage runs
+CHECKPOINTS = ROOT / ".checkpoints"  # outside of what DVC hashes and keeps
 
 NEUTRAL = ("lib.tracking", "lib.cost", "lib.report", "lib.params", "lib.schema")  # code that cannot change a result
 
