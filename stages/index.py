@@ -1,4 +1,4 @@
-"""The page of all suites, reports/index.html, and what pairs of their rows differ by: `python -m stages index`."""
+"""The page of all suites, reports/index.html, its tables as reports/README.md, and what pairs of their rows differ by: `python -m stages index`."""
 
 from lib.files import read_json, write_json
 from lib.report.compare import paired
@@ -8,8 +8,8 @@ from .common import REPORTS
 
 
 def stage(params, _):
-    """Write reports/paired.json and reports/index.html from the results of every suite."""
+    """Write paired.json, index.html and README.md into reports/, from the results of every suite."""
     suites = [{**read_json(path), "folder": path.parent} for path in sorted(REPORTS.glob("*/results.json"))]
     pairs = paired([row for suite in suites for row in suite["rows"]])
     write_json(REPORTS / "paired.json", pairs)
-    write_page(REPORTS / "index.html", suites, pairs)
+    write_page(REPORTS, suites, pairs)

@@ -48,6 +48,7 @@ def test_index_shows_the_suites(pipeline):
     (pair,) = [p for p in json.loads((pipeline[0] / "reports/paired.json").read_text()) if p["cell"] == TOUCHED]
     assert pair["baseline"] == CELL and pair["seeds"] == [0] and pair["verdict"] in page.replace("&#43;", "+")
     assert CELL in page and "data:image/png;base64," in page
+    assert f"| `{CELL}` |" in (pipeline[0] / "reports/README.md").read_text()
 
 
 def test_runs_are_tracked_with_their_addresses(pipeline):

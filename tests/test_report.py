@@ -14,7 +14,7 @@ from lib.params import load_params
 from lib.report.applications import continual_rows, membership_rows
 from lib.report.compare import make_row, paired, published_figures, verdict
 from lib.report.figures import plot_ipc, plot_steps, save_gallery, save_preview
-from lib.report.page import write_page
+from lib.report.page import duration, write_page
 from lib.report.suite import application_figures, grid_figures, label_figure
 
 MADE = {"device": "CPU", "commit": "abc", "torch": "2", "date": "2026-01-02"}
@@ -114,7 +114,7 @@ def test_page_is_self_contained_and_escapes_names(tmp_path):
     memories, attacked = [r | {"cell": evil} for r in continual_rows(CONTINUAL)], [r | {"cell": evil} for r in membership_rows(MEMBERSHIP)]
     rows = [row() | {"cell": evil, "verdict": evil}, row() | {"cell": "b", "baseline": evil}]
     content = {"suite": evil, "rows": rows, "continual": memories, "membership": attacked, "figures": figures, "provenance": [evil]}
-    write_page(tmp_path / "index.html", [{**content, "folder": suite}], paired(rows))
+    write_page(tmp_path, [{**content, "folder": suite}], paired(rows))
     page = (tmp_path / "index.html").read_text()
     assert "<script" not in page and page.count("&lt;script&gt;") >= 10
     assert "Continual learning" in page and "Membership inference" in page and "Paired comparisons" in page
@@ -127,12 +127,17 @@ def test_a_single_network_has_no_deviation(tmp_path):
     several, single = row(), row() | {"cell": "single", "n_networks": 1, "n_seeds": 1}
     pages = []
     for rows in ([several], [single]):
-        write_page(
-            tmp_path / "index.html", [{"suite": "s", "rows": rows, "continual": [], "membership": [], "figures": [], "provenance": [], "folder": tmp_path}], []
-        )
+        write_page(tmp_path, [{"suite": "s", "rows": rows, "continual": [], "membership": [], "figures": [], "provenance": [], "folder": tmp_path}], [])
         cells = re.findall(r'<td class="n">(.*?)</td>', (tmp_path / "index.html").read_text())
-        pages.append([cell.count("±") for cell in cells[:2]])
-    assert pages == [[1, 1], [0, 0]]
+        (line,) = [each for each in (tmp_path / "README.md").read_text().splitlines() if each.startswith("| `")]
+        assert line.count("|") == 10, "as many columns as the table's head"
+        pages.append([cell.count("±") for cell in [*cells[:2], line.split("|")[3]]])
+    assert pages == [[1, 1, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (5399, "90 min"), (5400, "1.5 h")])
+def test_times_are_short_to_read(seconds, shown):
+    assert duration(seconds) == shown
 
 
 def test_plots_are_the_same_bytes_for_the_same_data(tmp_path):
@@ -265,7 +270,7 @@ def test_sentences_and_baselines_are_on_the_page_and_escaped(tmp_path):
     found = make_row("dd-dd-mnist-ipc1-fixed", cell, "lenet_dd", figures, HISTORY, published_figures())
     content = {"suite": "tdd", "rows": [found], "continual": [], "membership": [], "figures": [], "provenance": []}
     content["sentences"] = {"cell": [{"words": "great <br />movie <script>", "label": [2.58]}]}
-    write_page(tmp_path / "index.html", [{**content, "folder": tmp_path}], [])
+    write_page(tmp_path, [{**content, "folder": tmp_path}], [])
     page = (tmp_path / "index.html").read_text()
     assert "great &lt;br /&gt;movie &lt;script&gt;" in page and "<script>" not in page and "2.58" in page
     assert "average real" in page and "30.0 ± 2.0" in page

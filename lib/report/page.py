@@ -1,9 +1,9 @@
-"""reports/index.html: one self-contained page of all suites' results. Jinja escapes every text that is put in."""
+"""All suites' results as one self-contained page, in which Jinja escapes every text that is put in, and their rows as tables of Markdown."""
 
 import base64
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from ..files import replacing
 
@@ -14,13 +14,23 @@ def data_uri(path):
     return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def write_page(path, suites, pairs):
-    """Write the page. suites: each a results.json with its `folder`, where its figures are; pairs: of `compare.paired`."""
+def duration(seconds):
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html"]))
+TEMPLATES.filters["duration"] = duration
+
+
+def write_page(folder, suites, pairs):
+    """Write index.html and README.md. suites: each a results.json with its `folder`, where its figures are; pairs: of `compare.paired`."""
     for suite in suites:
         suite["attacks"] = list(dict.fromkeys(name for row in suite["membership"] for name in row["attacks"]))
         suite["baselines"] = list(dict.fromkeys(name for row in suite["rows"] for name in row.get("baselines", {})))
         suite["moves"] = list(dict.fromkeys(std for row in suite["rows"] for std in row.get("moved", {})))
         suite["figures"] = [{**f, "uri": data_uri(suite["folder"] / f["file"])} for f in suite["figures"]]
-    template = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("page.html")
-    with replacing(path) as tmp:
-        tmp.write_text(template.render(suites=suites, pairs=pairs))
+    for template, name in (("page.html", "index.html"), ("page.md", "README.md")):
+        with replacing(folder / name) as tmp:
+            tmp.write_text(TEMPLATES.get_template(template).render(suites=suites, pairs=pairs))
