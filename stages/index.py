@@ -9,7 +9,8 @@ from .common import REPORTS
 
 def stage(params, _):
     """Write paired.json, index.html and README.md into reports/, from the results of every suite."""
-    suites = [{**read_json(path), "folder": path.parent} for path in sorted(REPORTS.glob("*/results.json"))]
+    paths = [REPORTS / suite / "results.json" for suite in params.suites]
+    suites = [{**read_json(path), "folder": path.parent} for path in paths if path.exists()]
     pairs = paired([row for suite in suites for row in suite["rows"]])
     write_json(REPORTS / "paired.json", pairs)
     write_page(REPORTS, suites, pairs)

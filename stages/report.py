@@ -4,7 +4,7 @@ import shutil
 
 from lib.files import load_tensors, read_json, write_json
 from lib.report.applications import continual_rows, membership_rows, score_row
-from lib.report.compare import make_row, published_figures
+from lib.report.compare import make_row, provenance_lines, published_figures
 from lib.report.suite import application_figures, expert_figures, grid_figures, label_figure
 
 from .common import DISTILLED, EVALUATED, EXPERTS, REPORTS
@@ -24,9 +24,8 @@ def stage(params, suite):
         measured, history = read_json(evaluated), read_json(folder / "history.json")
         computed += [measured, *history["seeds"].values()]
         rows += [make_row(key, cell, net, measured, history, table) for net in cell.evaluate.nets]
-        runs = [[(point["step"], point["accuracy"]) for point in run["history"]] for seed in history["seeds"].values() for run in seed["runs"]]
-        if len(runs[0]) > 1 and cell.distill.class_steps == 1:
-            curves[key] = runs
+        if cell.distill.class_steps == 1:
+            curves[key] = {seed: [(at["step"], round(at["accuracy"], 2)) for at in own["runs"][0]["history"]] for seed, own in history["seeds"].items()}
         first = folder / f"seed{cell.distill.seeds[0]}.png"
         if first.exists():
             shutil.copyfile(first, out / f"{key}.png")
@@ -47,6 +46,5 @@ def stage(params, suite):
     indices = {row: EXPERTS / row / "index.json" for row in dict.fromkeys(experts)}
     galleries += expert_figures(out, {row: read_json(path) for row, path in indices.items() if path.exists()}, table)
     figures = galleries + grid_figures(out, rows, curves) + application_figures(out, continual, membership)
-    provenance = sorted({f"Computed on {r['device']}, torch {r['torch']}, commit {r['commit']}" + (f", {r['date']}" if "date" in r else "") for r in computed})
     tables = {"rows": rows, "continual": continual, "membership": membership, "scores": scores, "sentences": sentences}
-    write_json(out / "results.json", {"suite": suite, **tables, "figures": figures, "provenance": provenance})
+    write_json(out / "results.json", {"suite": suite, **tables, "figures": figures, "provenance": provenance_lines(computed)})

@@ -12,7 +12,7 @@ from PIL import Image
 from lib.data.text import WordVectors
 from lib.params import load_params
 from lib.report.applications import continual_rows, membership_rows
-from lib.report.compare import make_row, paired, published_figures, verdict
+from lib.report.compare import make_row, paired, provenance_lines, published_figures, verdict
 from lib.report.figures import plot_ipc, plot_steps, save_gallery, save_preview
 from lib.report.page import duration, write_page
 from lib.report.suite import application_figures, grid_figures, label_figure
@@ -118,9 +118,16 @@ def test_page_is_self_contained_and_escapes_names(tmp_path):
     page = (tmp_path / "index.html").read_text()
     assert "<script" not in page and page.count("&lt;script&gt;") >= 10
     assert "Continual learning" in page and "Membership inference" in page and "Paired comparisons" in page
-    assert not re.search(r'(?:src|href)="(?!data:)', page) and "@import" not in page and "url(" not in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "@import" not in page and "url(" not in page
     assert "<script>" not in (suite / "steps.svg").read_text()
     assert "prefers-color-scheme: dark" in page and "@media print" in page and 'name="viewport"' in page
+
+
+def test_links_of_the_page_lead_to_its_suites_with_rows(tmp_path):
+    empty = {"continual": [], "membership": [], "figures": [], "provenance": [], "folder": tmp_path}
+    write_page(tmp_path, [{"suite": "b", "rows": [row()], **empty}, {"suite": "a", "rows": [row()], **empty}, {"suite": "none", "rows": [], **empty}], [])
+    page = (tmp_path / "index.html").read_text()
+    assert re.findall(r'href="#(.*?)"', page) == ["b", "a"] and all(f'id="{suite}"' in page for suite in "ab")
 
 
 def test_a_single_network_has_no_deviation(tmp_path):
@@ -138,6 +145,25 @@ def test_a_single_network_has_no_deviation(tmp_path):
 @pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (5399, "90 min"), (5400, "1.5 h")])
 def test_times_are_short_to_read(seconds, shown):
     assert duration(seconds) == shown
+
+
+def test_accuracy_during_distillation_is_drawn_and_written_where_it_was_watched(tmp_path):
+    curves = {f"cell{i}": {"0": [(5, 10.0), (10, 50.25)], "2": [(5, 12.0), (10, 30.0)]} for i in range(4)}
+    (figure,) = grid_figures(tmp_path, [], {**curves, "once": {"0": [(10, 50.0)]}})
+    drawn = (tmp_path / figure["file"]).read_text()
+    assert all(f">{cell}<" in drawn for cell in curves) and ">once<" not in drawn
+    lines = (tmp_path / "steps.csv").read_text().splitlines()
+    assert lines[:4] == ["cell,seed,step,accuracy", "cell0,0,5,10.0", "cell0,0,10,50.25", "cell0,2,5,12.0"] and len(lines) == 1 + 4 * 4
+    assert grid_figures(tmp_path, [], {"once": {"0": [(10, 50.0)]}}) == []
+
+
+def test_where_results_come_from_is_one_line_a_device():
+    made = [("CPU", "2.11", "b", "2026-01-02"), ("CPU", "2.11", "a", "2026-01-03"), ("CPU", "2.11", "b", "2026-01-02"), ("H200", "2.11", "c", None)]
+    computed = [{"device": d, "torch": t, "commit": c} | ({"date": at} if at else {}) for d, t, c, at in made]
+    assert provenance_lines(computed) == [
+        "Computed on CPU, torch 2.11, commits b (2026-01-02), a (2026-01-03)",
+        "Computed on H200, torch 2.11, commit c (no date)",
+    ]
 
 
 def test_plots_are_the_same_bytes_for_the_same_data(tmp_path):
@@ -229,7 +255,7 @@ def test_figures_of_a_suite_are_written_and_described(tmp_path):
     key = "frepo-frepo-cifar10-ipc10"
     cell = load_params().cells[key]
     rows = [make_row(key, cell, net, measured(net), HISTORY, published_figures()) for net in ("conv3", "alexnet")] + [row()]
-    grid = grid_figures(tmp_path, rows, {"a": [[(1, 10.0), (5, 50.0)]]})
+    grid = grid_figures(tmp_path, rows, {"a": {"0": [(1, 10.0), (5, 50.0)]}})
     applied = application_figures(tmp_path, continual_rows(CONTINUAL), membership_rows(MEMBERSHIP))
     assert [f["file"] for f in grid + applied] == ["steps.svg", "ipc.svg", "networks.svg", "c.continual.svg", "m.membership.svg"]
     heat = (tmp_path / "networks.svg").read_text()

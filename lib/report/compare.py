@@ -65,6 +65,17 @@ def make_row(key, cell, net, measured, history, table):
     return row | {"verdict": verdict(row)}
 
 
+def provenance_lines(computed):
+    """Where results come from, a line for each device and torch. computed: dictionaries with device, torch, commit and, but for old ones, date."""
+    commits = {}
+    for each in computed:
+        commits.setdefault((each["device"], each["torch"]), set()).add((each.get("date", "no date"), each["commit"]))
+    return [
+        f"Computed on {device}, torch {torch}, commit{'s' * (len(found) > 1)} {', '.join(f'{commit} ({date})' for date, commit in sorted(found))}"
+        for (device, torch), found in sorted(commits.items())
+    ]
+
+
 def _figure(table, key, cell, net):
     """The figure for a cell, by its key or by its dataset and ipc, on the architecture it was distilled on, its norm aside; else nothing."""
     if key in table.get("cells", {}):

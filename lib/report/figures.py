@@ -13,6 +13,7 @@ SENTENCES = 20  # shown of a set
 GALLERY_LIMIT = 100  # images shown of a set
 GALLERY_WIDTH = 640  # pixels, about
 GAP = 2
+PANELS = 3  # in a row
 GREY = "#888888"  # legible on a light and on a dark page
 
 
@@ -53,8 +54,8 @@ def save_gallery(path, pixels, num_classes):
         sheet.save(tmp, format="PNG", optimize=True)
 
 
-def _axes(xlabel, ylabel="test accuracy (%)", size=(6.4, 3.6)):
-    """A transparent figure whose ink shows on both page colours."""
+def _axes(xlabel, ylabel="test accuracy (%)", size=(6.4, 3.6), panels=(1, 1)):
+    """A transparent figure whose ink shows on both page colours -> it and its axes, panels[0] x panels[1] of them, row after row."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -62,41 +63,47 @@ def _axes(xlabel, ylabel="test accuracy (%)", size=(6.4, 3.6)):
 
     # Fixed ids and no date: the same data give the same file.
     pyplot.rcParams.update({"svg.hashsalt": "distillery", "svg.fonttype": "none", "font.size": 11, "text.color": GREY, "font.family": "sans-serif"})
-    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    figure, grid = pyplot.subplots(*panels, figsize=size, layout="constrained", squeeze=False)
     figure.patch.set_alpha(0)
-    axes.patch.set_alpha(0)
-    for spine in axes.spines.values():
-        spine.set_color(GREY)
-    axes.tick_params(colors=GREY, which="both")
-    axes.grid(True, color=GREY, alpha=0.25)
-    axes.set_xlabel(xlabel, color=GREY)
-    axes.set_ylabel(ylabel, color=GREY)
-    return figure, axes
+    figure.supxlabel(xlabel, fontsize=11)
+    figure.supylabel(ylabel, fontsize=11)
+    for axes in grid.flat:
+        axes.patch.set_alpha(0)
+        for spine in axes.spines.values():
+            spine.set_color(GREY)
+        axes.tick_params(colors=GREY, which="both", labelsize=9)
+        axes.grid(True, color=GREY, alpha=0.25)
+    return figure, list(grid.flat)
 
 
-def _save(figure, axes, path):
+def _save(figure, path):
     from matplotlib import pyplot
 
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, labelcolor=GREY, fontsize=9)
+    for axes in figure.axes:
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(frameon=False, labelcolor=GREY, fontsize=9)
     with replacing(path) as tmp:
         figure.savefig(tmp, format="svg", transparent=True, metadata={"Date": None})
     pyplot.close(figure)
 
 
 def plot_steps(path, curves):
-    """Accuracy against outer steps. curves: {label: [[(step, accuracy), ...] for each seed]}; thin lines are seeds."""
-    figure, axes = _axes("outer steps")
-    for colour, (label, seeds) in enumerate(curves.items()):
-        for k, points in enumerate(seeds):
-            steps, accuracy = zip(*points)
-            axes.plot(steps, accuracy, f"C{colour}", marker=".", lw=1, alpha=0.8, label=label if k == 0 else None)
-    _save(figure, axes, path)
+    """Accuracy against outer steps, a panel for each cell and in it a line for each seed. curves: {title: [[(step, accuracy), ...], ...]}."""
+    columns = min(len(curves), PANELS)
+    rows = math.ceil(len(curves) / columns)
+    figure, grid = _axes("outer steps", size=(0.6 + 3.4 * columns, 0.4 + 2.1 * rows), panels=(rows, columns))
+    for axes, (title, seeds) in zip(grid, curves.items()):
+        axes.set_title(title, fontsize=9)
+        for points in seeds:
+            axes.plot(*zip(*points), marker=".", lw=1, alpha=0.8)
+    for axes in grid[len(curves) :]:
+        axes.set_visible(False)
+    _save(figure, path)
 
 
 def plot_experts(path, curves, published):
     """Accuracy of experts against epochs. curves: {label: (experts, epochs)}, bands are the deviation; published: {label: {epoch: (mean, std)}}."""
-    figure, axes = _axes("epochs")
+    figure, (axes,) = _axes("epochs")
     for colour, (label, each) in enumerate(curves.items()):
         mean, std, epochs = each.mean(0), each.std(0), np.arange(1, each.shape[1] + 1)
         axes.plot(epochs, mean, f"C{colour}", lw=1.2, label=label)
@@ -104,12 +111,12 @@ def plot_experts(path, curves, published):
         if label in published:
             at, points = zip(*sorted(published[label].items()))
             axes.errorbar(at, *zip(*points), color=f"C{colour}", ls="", marker="o", ms=4, capsize=3, label=f"{label}, published")
-    _save(figure, axes, path)
+    _save(figure, path)
 
 
 def plot_ipc(path, lines):
     """Accuracy against images per class. lines: {label: [(ipc, mean, std), ...]}; bars are the standard deviation."""
-    figure, axes = _axes("images per class")
+    figure, (axes,) = _axes("images per class")
     ticks = sorted({ipc for points in lines.values() for ipc, _, _ in points})
     for label, points in lines.items():
         ipc, mean, std = zip(*sorted(points))
@@ -117,31 +124,31 @@ def plot_ipc(path, lines):
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
-    _save(figure, axes, path)
+    _save(figure, path)
 
 
 def plot_continual(path, curves):
     """Accuracy on the classes seen so far. curves: {label: (classes seen (T,), mean (T,), std (T,))}; bands are the deviation."""
-    figure, axes = _axes("classes seen")
+    figure, (axes,) = _axes("classes seen")
     for label, (seen, mean, std) in curves.items():
         axes.plot(seen, mean, marker="o", ms=4, lw=1.2, label=label)
         axes.fill_between(seen, mean - std, mean + std, alpha=0.2, lw=0)
-    _save(figure, axes, path)
+    _save(figure, path)
 
 
 def plot_membership(path, lines):
     """AUC of the best attack against accuracy. lines: {label: [(accuracy, auc, half of its interval), ...]}, more updates later."""
-    figure, axes = _axes("test accuracy (%)", "AUC of the best attack")
+    figure, (axes,) = _axes("test accuracy (%)", "AUC of the best attack")
     for label, points in lines.items():
         accuracy, auc, half = zip(*points)
         axes.errorbar(accuracy, auc, half, marker="o", ms=4, lw=1.2, capsize=3, label=label)
     axes.axhline(0.5, color=GREY, lw=1, ls=":")
-    _save(figure, axes, path)
+    _save(figure, path)
 
 
 def plot_heat(path, rows, columns, values):
     """A heat map: values (R, C), NaN where nothing was measured."""
-    figure, axes = _axes("", "", (1.6 + 0.95 * len(columns) + 0.07 * max(map(len, rows)), 1.2 + 0.36 * len(rows)))
+    figure, (axes,) = _axes("", "", (1.6 + 0.95 * len(columns) + 0.07 * max(map(len, rows)), 1.2 + 0.36 * len(rows)))
     axes.grid(False)
     axes.imshow(values, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=25, ha="right")
@@ -150,4 +157,4 @@ def plot_heat(path, rows, columns, values):
     for (i, j), value in np.ndenumerate(values):
         if not np.isnan(value):
             axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=9, color="black" if value > middle else "white")
-    _save(figure, axes, path)
+    _save(figure, path)

@@ -1,7 +1,10 @@
 """The figures of a suite, from its rows: each is written beside results.json and described by its file and caption."""
 
+import csv
+
 import numpy as np
 
+from ..files import replacing
 from .figures import plot_continual, plot_experts, plot_heat, plot_ipc, plot_membership, plot_steps
 
 SHOWN_LABELS = 20
@@ -10,11 +13,17 @@ TRAINED_ON = {"distilled": "on the distilled set", "initial": "on the images it 
 
 
 def grid_figures(out, rows, curves):
-    """Accuracy against steps and images per class, and the heat map over networks. curves: as `plot_steps` takes them."""
+    """Accuracy against steps, as a table in steps.csv too, and against images per class, and the heat map over networks.
+
+    curves: {cell: {seed: [(step, accuracy), ...]}}, of which those with several points are drawn.
+    """
     figures = []
-    if curves:
-        plot_steps(out / "steps.svg", curves)
-        figures.append({"file": "steps.svg", "caption": "Accuracy during distillation, by the cell's watching protocol; one line a seed"})
+    if curves := {cell: seeds for cell, seeds in curves.items() if max(map(len, seeds.values())) > 1}:
+        with replacing(out / "steps.csv") as tmp, tmp.open("w", newline="") as file:
+            points = [(cell, seed, *point) for cell, seeds in curves.items() for seed, own in seeds.items() for point in own]
+            csv.writer(file, lineterminator="\n").writerows([("cell", "seed", "step", "accuracy"), *points])
+        plot_steps(out / "steps.svg", {cell: list(seeds.values()) for cell, seeds in curves.items()})
+        figures.append({"file": "steps.svg", "caption": "Accuracy during distillation, by the cell's watching protocol; one line a seed", "wide": True})
     lines = {}
     for row in rows:
         if row["cell"] == f"{row['suite']}-{row['method']}-{row['dataset']}-ipc{row['ipc']}":  # a suffix means other settings
