@@ -7,7 +7,7 @@ from lib.data.given import read_given
 from lib.files import sha256, write_json
 from lib.students import evaluate
 
-from .common import EVALUATED, device_of, provenance, real_set, tracker
+from .common import REPORTS, device_of, provenance, real_set, tracker
 
 
 def stage(params, key):
@@ -25,4 +25,4 @@ def stage(params, key):
             rate = protocol.lr if lr is None else lr.item()
             print(f"{net:20} {accuracy.mean():6.2f} % +- {accuracy.std(correction=0):.2f}, {len(own.x)} images, lr {rate:.4g}", flush=True)
     measured = {"row": key, "dataset": row.dataset, "file": sha256(row.file), "images": len(own.x), "nets": results}
-    write_json(EVALUATED / "given" / f"{key}.json", {**measured, "wall_s": round(time.monotonic() - started, 1), **prov})
+    write_json(REPORTS / "given" / f"{key}.json", {**measured, "wall_s": round(time.monotonic() - started, 1), **prov})

@@ -7,7 +7,11 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from lib.data.preprocess import Preprocess
+from lib.data.real import load_arrays
 
 from .toy import CELL, CELLS, CONTINUAL, MEMBERSHIP, TOUCHED, clone, commit, dvc, edit, ran, toy
 
@@ -77,6 +81,24 @@ def test_experiment_with_one_value_reruns_that_row_only(pipeline):
     assert sorted(ran(output)) == sorted([f"distill@{CELL}", f"evaluate@{CELL}"])
     shown = json.loads((folder / f"build/distill/digits/{CELL}/history.json").read_text())
     assert shown["cell"] == CELL
+    subprocess.run(["git", "checkout", "-q", "."], cwd=folder, check=True)
+
+
+def test_a_set_of_somebody_is_judged_and_on_the_page(pipeline):
+    """Class means of real digits, as a file of tensors; a row names it."""
+    folder, _ = pipeline
+    pixels, labels = load_arrays(folder / "data/prepared/digits", "train")
+    x = Preprocess.load(folder / "data/preprocessing/digits.safetensors").apply(torch.tensor(pixels[:]) / 255)
+    means = torch.stack([x[torch.tensor(labels) == c].mean(0) for c in range(10)])
+    torch.save({"images": means, "labels": torch.arange(10)}, folder / "means.pt")
+    row = {"dataset": "digits", "preprocessing": "digits", "file": "means.pt", "labels": "classes", "protocol": "digits-sgd", "nets": ["mlp"]}
+    edit(folder, lambda p: p["given"].update(means=row))
+    dvc(folder, "repro", "given@means")
+    found = json.loads((folder / "reports/given/means.json").read_text())
+    assert found["images"] == 10 and min(found["nets"]["mlp"]) > 50
+    dvc(folder, "repro", "--single-item", "index")
+    assert "means" in re.search(r'id="given".*?</table>', (folder / "reports/index.html").read_text(), re.DOTALL)[0]
+    assert f"| `means` | digits | mlp | **{np.mean(found['nets']['mlp']):.1f}**" in (folder / "reports/README.md").read_text()
     subprocess.run(["git", "checkout", "-q", "."], cwd=folder, check=True)
 
 

@@ -103,6 +103,12 @@ def verdict(row):
     return f"{'reached' if difference >= -margin else 'below'} ({difference:+.1f}); {over}"
 
 
+def given_rows(measured):
+    """One row for each network of what the given stage wrote of somebody's set."""
+    told = {name: measured[name] for name in ("row", "dataset", "images", "file", "device", "commit", "date")}
+    return [told | {"network": net, "networks": len(each), "mean": np.mean(each), "std": np.std(each)} for net, each in measured["nets"].items()]
+
+
 def paired(rows):
     """Rows of any suites -> one comparison for each row whose baseline has been measured on the same network.
 

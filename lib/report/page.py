@@ -24,8 +24,8 @@ TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoesca
 TEMPLATES.filters["duration"] = duration
 
 
-def write_page(folder, suites, pairs):
-    """Write index.html and README.md. suites: each a results.json with its `folder`, where its figures are; pairs: of `compare.paired`."""
+def write_page(folder, suites, pairs, given=()):
+    """Write index.html and README.md. suites: each a results.json with its `folder`, where its figures are; pairs, given: of `compare`."""
     for suite in suites:
         suite["attacks"] = list(dict.fromkeys(name for row in suite["membership"] for name in row["attacks"]))
         suite["baselines"] = list(dict.fromkeys(name for row in suite["rows"] for name in row.get("baselines", {})))
@@ -33,4 +33,4 @@ def write_page(folder, suites, pairs):
         suite["figures"] = [{**f, "uri": data_uri(suite["folder"] / f["file"])} for f in suite["figures"]]
     for template, name in (("page.html", "index.html"), ("page.md", "README.md")):
         with replacing(folder / name) as tmp:
-            tmp.write_text(TEMPLATES.get_template(template).render(suites=suites, pairs=pairs))
+            tmp.write_text(TEMPLATES.get_template(template).render(suites=suites, pairs=pairs, given=given))
