@@ -300,6 +300,9 @@ def _check_protocol(reader, protocol, path):
     if protocol.optimizer != "adam" and (protocol.warmup or protocol.lr_final != 1):
         reader.error(path, {"warmup": protocol.warmup, "lr_final": protocol.lr_final}, "belong to optimizer adam; remove them")
         return False
+    if protocol.batch_per_class and (protocol.optimizer != "adam" or protocol.batch % protocol.batch_per_class):
+        reader.error(f"{path}.batch_per_class", protocol.batch_per_class, f"belongs to optimizer adam and must divide batch ({protocol.batch})")
+        return False
     if protocol.warmup > protocol.steps:
         reader.error(f"{path}.warmup", protocol.warmup, f"must be at most steps ({protocol.steps})")
         return False
@@ -427,9 +430,10 @@ def _check_cell(reader, path, cell, datasets, preprocessing, protocol_names, pro
         reader.error(f"{path}.distill.watch_at", list(distill.watch_at), f"must not go beyond steps ({distill.steps})")
     if isinstance(distill, METHOD_PARAMS["isa"]) and distill.topk and int(abs(distill.topk) * distill.real_batch) < 2:
         reader.error(f"{path}.distill.topk", distill.topk, f"must keep at least 2 of the {distill.real_batch} images of real_batch, for a neighbour")
-    _check_window(reader, f"{path}.distill", distill)
+    _check_inner_steps(reader, f"{path}.distill", distill)
     _check_rank(reader, f"{path}.distill", distill, shape)
     _check_schedule(reader, f"{path}.distill", distill, shape, classes if dataset.source else None)
+    _check_minibatches(reader, path, cell, shape, classes if dataset.source else None, protocols)
     for name, column in [(distill.net, "distill.net"), *((net, "evaluate.nets") for net in cell.evaluate.nets)]:
         if (parse_arch(name) in TEXT) != isinstance(preprocessing[cell.preprocessing], Words):
             reader.error(f"{path}.{column}", name, f"{', '.join(TEXT)} are for sentences, the other networks for images")
@@ -472,9 +476,27 @@ def _check_schedule(reader, path, distill, shape, classes):
         reader.error(f"{path}.class_steps", distill.class_steps, "must be 1: the steps' schedules would not make one")
 
 
-def _check_window(reader, path, distill):
-    if isinstance(distill, METHOD_PARAMS["rat"]) and distill.window > distill.inner_steps:
+def _check_inner_steps(reader, path, distill):
+    if not isinstance(distill, METHOD_PARAMS["rat"]):
+        return
+    if distill.window > distill.inner_steps:
         reader.error(f"{path}.window", distill.window, f"must be at most inner_steps ({distill.inner_steps})")
+    if distill.inner_batch and not distill.batch_per_class:
+        reader.error(f"{path}.inner_batch", distill.inner_batch, "takes batch_per_class, at least 1; or make it 0, for the whole set")
+
+
+def _check_minibatches(reader, path, cell, shape, classes, protocols):
+    """Minibatches of so many images of each of some classes must be in the set, whole; classes: their number, where it is known."""
+    distill, count = cell.distill, images_per_class(cell.distill, shape)
+    drawn = [("distill.inner_batch", distill.inner_batch, distill.batch_per_class)] if isinstance(distill, METHOD_PARAMS["rat"]) else []
+    for column, name in (("distill.watch_protocol", distill.watch_protocol), ("evaluate.protocol", cell.evaluate.protocol)):
+        drawn += [(column, protocols[name].batch, protocols[name].batch_per_class)] if name in protocols else []
+    for column, batch, per_class in drawn:
+        if per_class and distill.class_steps > 1:
+            reader.error(f"{path}.{column}", batch, "batch_per_class wants sets of all classes: distill.class_steps must be 1")
+        elif per_class and (not batch or batch % per_class or per_class > count or batch // per_class > (classes or batch)):
+            must = f"must be batch_per_class ({per_class}; at most {count}, the set's images of a class) for each of at most {classes or 'all'} classes"
+            reader.error(f"{path}.{column}", batch, must)
 
 
 def _check_rank(reader, path, distill, shape):
@@ -535,6 +557,8 @@ def _check_continual(reader, row, path, cells, cell_names, protocol_names, proto
     cell = _check_application(reader, row, path, cells, cell_names, protocol_names, shapes, ("protocol", "herding"))
     for column in ("protocol", "herding") if cell else ():
         _check_loss(reader, f"{path}.{column}", getattr(row, column), protocols, cell.distill)
+        if getattr(row, column) in protocols and protocols[getattr(row, column)].batch_per_class:
+            reader.error(f"{path}.{column}", getattr(row, column), "has batch_per_class, which wants sets of all classes")
     if cell and cell.distill.class_steps == 1:
         reader.error(path, cell.distill.class_steps, "the cell's distill.class_steps must be above 1")
     return len(reader.errors) == before

@@ -11,6 +11,13 @@ def generator(seed, *names, device="cpu"):
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def class_minibatches(count, classes, ipc, batch, per_class, gen):
+    """Indices (count, batch) of minibatches of a class-major set of `ipc` images a class: `per_class` distinct ones of each of batch / per_class classes."""
+    taken = torch.rand(count, classes, generator=gen, device=gen.device).argsort(1)[:, : batch // per_class]
+    images = torch.rand(*taken.shape, ipc, generator=gen, device=gen.device).argsort(2)[..., :per_class]
+    return (taken[..., None] * ipc + images).flatten(1)
+
+
 def restore(gen, state):
     """Put a generator into a saved state, wherever the state was loaded to."""
     gen.set_state(state.cpu())

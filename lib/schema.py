@@ -105,6 +105,8 @@ class Protocol:
     5e-4, a tenth of the rate after half of the passes (reference sheet of DC, DSA and DM, section 6). schedule: gradient descent on
     the set's own minibatches in their order, at its own rates (sheet of dataset distillation, section 7), and on real images of
     equal number at the constant rate `lr`.
+
+    batch_per_class, above 0 (adam): a batch has so many images of each of batch / batch_per_class random classes.
     """
 
     num_nets: int = at_least(1)
@@ -118,6 +120,7 @@ class Protocol:
     warmup: int = at_least(0, default=0)
     lr_final: float = fraction(default=1.0)  # cosine down to this fraction of lr; 1 keeps lr constant
     epochs: int = at_least(0, default=0)
+    batch_per_class: int = at_least(0, default=0)
 
 
 @dataclass(frozen=True)
@@ -269,6 +272,8 @@ class RaT(Distill):
     real_batch: int = at_least(1)
     learn_labels: bool
     inner_steps: int = at_least(1)
+    inner_batch: int = at_least(0)  # images of an inner step, `batch_per_class` of each of its random classes; both 0: the whole set
+    batch_per_class: int = at_least(0)
     window: int = at_least(1)
     place: str = one_of("random", "late")  # of the window: anywhere, or at the end
     redraw_every: int = at_least(1)  # outer steps that a random place lasts

@@ -15,7 +15,7 @@ from .krr import krr_coefficients, squared_error
 from .losses import cross_entropy, predicted
 from .networks import build
 from .passes import CUDA_NUMBERS, forward_flops, images_per_pass, widest_layer
-from .rng import generator
+from .rng import class_minibatches, generator
 
 CPU_BATCHED_FLOPS = 2e8  # of one student's step: beyond it a CPU's arithmetic binds, and grouped convolutions only cost
 
@@ -121,7 +121,7 @@ class Students:
                 optimizer = torch.optim.SGD(leaves.values(), rate, SGD_MOMENTUM, weight_decay=SGD_DECAY, fused=True)
             chunks.append((part, leaves, optimizer, rate))
         self.template.train()
-        for step, chosen in enumerate(self._batches(n, batch, protocol, gen)):
+        for step, chosen in enumerate(self._batches(n, batch, y.shape[2], protocol, gen)):
             batch_x, batch_y = x[self.set_of[:, None], chosen], y[self.set_of[:, None], chosen]
             batch_x = augmented(protocol.augment, batch_x, gen, host)
             for part, leaves, optimizer, rate in chunks:
@@ -164,8 +164,12 @@ class Students:
                     p.detach().sub_(gradient * rates[part, t].view(-1, *[1] * (p.ndim - 1)))
         return self
 
-    def _batches(self, n, batch, protocol, gen):
-        """Yield each update's indices (S, B): whole epochs, whose last batch may be smaller, or `steps` batches across epochs."""
+    def _batches(self, n, batch, classes, protocol, gen):
+        """Yield each update's indices (S, B): whole epochs, whose last batch may be smaller, or `steps` batches, of random classes or across epochs."""
+        if protocol.batch_per_class:
+            for _ in range(protocol.steps):
+                yield class_minibatches(len(self), classes, n // classes, batch, protocol.batch_per_class, gen)
+            return
         for _ in range(protocol.epochs):
             yield from self._order(n, protocol.shuffle, gen).split(batch, 1)
         position, order = n, None

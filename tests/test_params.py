@@ -81,6 +81,18 @@ def remove(*path):
 
 
 DISTILL = ("cells", KEY, "distill")
+
+
+def by_class(*path):
+    """A memory's protocol whose batches are of so many images a class."""
+
+    def change(table):
+        table["protocols"]["mine"] = table["protocols"]["digits-memory"] | {"batch": 20, "batch_per_class": 1}
+        set_in(*path, "mine")(table)
+
+    return change
+
+
 BAD = [
     (set_in(*DISTILL, "ipc", "ten"), ["distill.ipc", "'ten'", "an integer"]),
     (set_in(*DISTILL, "ipc", 0), ["distill.ipc", "0", "at least 1"]),
@@ -136,6 +148,13 @@ BAD = [
     (set_in("cells", DM, "evaluate", "protocol", "dd-fixed"), ["evaluate.protocol", "'dd-fixed'", "only dd and sldd"]),
     (set_in("cells", DD, "distill", "minibatches", 3), ["distill.minibatches", "3", "must divide the 1 images of each class"]),
     (set_in("cells", RAT, "distill", "window", 31), ["distill.window", "31", "at most inner_steps (30)"]),
+    (set_in("cells", RAT, "distill", "inner_batch", 20), ["distill.inner_batch", "20", "takes batch_per_class"]),
+    (set_in("cells", RAT, "distill", "batch_per_class", 2), ["distill.inner_batch", "0", "batch_per_class (2; at most 1"]),
+    (set_in("protocols", "digits-rat", "batch_per_class", 3), ["protocols.digits-rat.batch_per_class", "3", "must divide batch (100)"]),
+    (set_in("cells", RAT, "evaluate", "protocol", "rat-class"), ["evaluate.protocol", "100", "at most 10 classes"]),
+    (set_in("protocols", "digits-sgd", "batch_per_class", 1), ["protocols.digits-sgd.batch_per_class", "belongs to optimizer adam"]),
+    (by_class("continual", CONTINUAL, "protocol"), [f"continual.{CONTINUAL}.protocol", "wants sets of all classes"]),
+    (by_class("cells", CONTINUAL, "evaluate", "protocol"), ["evaluate.protocol", "class_steps must be 1"]),
     (set_in("cells", DD, "distill", "classes", [3, 10]), ["distill.classes", "[3, 10]", "must be below 10"]),
     (set_in("cells", DD, "distill", "nets_per_step", 2), ["distill.nets_per_step", "2", "must be 1"]),
     (set_in("cells", DD, "distill", "lr_start", 0.0), ["distill.lr_start", "0.0", "above 0"]),

@@ -11,7 +11,7 @@ from lib.data.real import RealSet
 from lib.losses import class_labels
 from lib.methods.rat import Clip, RaT, adam
 from lib.params import load_params
-from lib.rng import generator
+from lib.rng import class_minibatches, generator
 from lib.synthetic import SyntheticSet, initial_set
 
 CFG = load_params(only="digits-rat-digits-ipc1").cells["digits-rat-digits-ipc1"].distill
@@ -38,17 +38,23 @@ def batch(dtype=torch.float64):
     return real.train_x, class_labels(real.train_y, 4, "one_hot").to(dtype)
 
 
-@pytest.mark.parametrize("before, window, fields", [(0, 6, {}), (3, 3, {"learn_labels": True}), (2, 4, {"learn_labels": True, "augment": "flip-rotate"})])
+MINIBATCHES = {"ipc": 3, "inner_batch": 4, "batch_per_class": 2, "learn_labels": True, "augment": "flip-rotate"}
+
+
+@pytest.mark.parametrize(
+    "before, window, fields",
+    [(0, 6, {}), (3, 3, {"learn_labels": True}), (2, 4, {"learn_labels": True, "augment": "flip-rotate"}), (2, 4, MINIBATCHES)],
+)
 def test_gradient_is_that_of_one_graph_of_the_windows_steps(before, window, fields):
     rat, (x, y) = method(window=window, **fields), batch()
     syn, theta = rat.syn, rat.net.weights(rat.rngs["weights"])
     states = {name: gen.get_state() for name, gen in rat.rngs.items()}
-    draws = [rat.drawn(len(syn)) for _ in range(before + window)]
+    chosen, draws = rat.chosen(before + window), [rat.drawn(rat.cfg.inner_batch or len(syn)) for _ in range(before + window)]
     one, first, second = theta.clone().requires_grad_(), 0, 0
     for t, drawn in enumerate(draws):
         if t == before:
             one, first, second = (s.detach().requires_grad_() if torch.is_tensor(s) else s for s in (one, first, second))
-        loss = F.cross_entropy(rat.net.one(one, apply(syn.x[None], drawn)[0]), syn.y)
+        loss = F.cross_entropy(rat.net.one(one, apply(syn.x[chosen[t]][None], drawn)[0]), syn.y[chosen[t]])
         g = torch.autograd.grad(loss, one, create_graph=True)[0]
         first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
         root = torch.where(second > 0, second, torch.ones_like(second)).sqrt() * (second > 0)
@@ -60,6 +66,16 @@ def test_gradient_is_that_of_one_graph_of_the_windows_steps(before, window, fiel
     assert len(syn.learned) == len(expected) == (2 if fields else 1)
     for tensor, gradient in zip(syn.learned, expected):
         assert (tensor.grad - gradient).norm() <= 1e-9 * gradient.norm() and gradient.norm() > 0
+
+
+def test_minibatches_are_distinct_images_of_distinct_classes_each_as_likely():
+    found = class_minibatches(6000, 5, 4, 6, 2, generator(0, "minibatches"))
+    classes = (found // 4).view(6000, 3, 2)
+    assert (classes[..., 0] == classes[..., 1]).all() and all(len(set(row)) == 3 for row in classes[..., 0].tolist())
+    assert all(len(set(row)) == 6 for row in found.tolist())
+    assert (found.flatten().bincount(minlength=20) / 6000 - 0.3).abs().max() < 0.03
+    whole = class_minibatches(2, 5, 4, 20, 4, generator(0, "minibatches"))
+    assert (whole.sort().values == torch.arange(20)).all()
 
 
 def test_inner_update_is_the_librarys_adam_and_finite_where_nothing_moves():
@@ -105,7 +121,7 @@ def test_images_start_with_norm_one_and_labels_stay_above_zero():
 
 
 def test_a_run_goes_on_with_the_same_bits():
-    fields = {"augment": "flip-rotate", "learn_labels": True, "dtype": torch.float32}
+    fields = {**MINIBATCHES, "dtype": torch.float32}
     whole, first, second = (method(**fields) for _ in range(3))
     for step in range(4):
         whole.step(step, *batch(torch.float32))

@@ -12,7 +12,7 @@ from lib.data.real import RealSet
 from lib.krr import krr_predict
 from lib.networks import build
 from lib.passes import forward_flops
-from lib.rng import generator
+from lib.rng import class_minibatches, generator
 from lib.schema import Protocol
 from lib.students import Students, evaluate, krr_accuracy, learning_rate
 from lib.synthetic import initial_labels
@@ -26,10 +26,10 @@ def sets(num_sets=2, n=20, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("net", ["conv2-w4", "kipconv1-w4-batch", "mlp"])
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_students_together_equal_one_by_one_over_50_steps(net, shuffle):
+@pytest.mark.parametrize("order", [{"shuffle": False}, {"shuffle": True}, {"batch_per_class": 2}])
+def test_students_together_equal_one_by_one_over_50_steps(net, order):
     """Bar: 1e-5 in float64, against a plain loop over plain networks with torch's own Adam."""
-    protocol, set_of, seed = replace(PROTOCOL, shuffle=shuffle), [0, 1, 1], 5
+    protocol, set_of, seed = replace(PROTOCOL, **order), [0, 1, 1], 5
     x, y = sets()
     students = Students(net, (3, 8, 8), 10, set_of, seed, "cpu", torch.float64)
     assert len(students.chunks(8)) == 1, "they go through the network together"
@@ -40,8 +40,10 @@ def test_students_together_equal_one_by_one_over_50_steps(net, shuffle):
         draws = generator(seed, "students")
         queue = []
         for step in range(protocol.steps):
+            if protocol.batch_per_class:
+                queue = class_minibatches(3, 10, 2, 8, 2, draws)[s].tolist()
             while len(queue) < 8:
-                queue += (torch.rand(3, 20, generator=draws).argsort(1)[s] if shuffle else torch.arange(20)).tolist()
+                queue += (torch.rand(3, 20, generator=draws).argsort(1)[s] if protocol.shuffle else torch.arange(20)).tolist()
             chosen, queue = queue[:8], queue[8:]
             drawn = augment.draw("rgb", (3, 8, 8), draws)
             own = augment.Draw(*(getattr(drawn, f)[s : s + 1] for f in vars(drawn)))

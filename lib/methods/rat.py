@@ -2,7 +2,7 @@
 
 Source: reference sheet of dataset distillation, section 12. A fresh network trains on the set by Adam; the steps before the window
 are constants, the gradient of the loss on real images goes back through the window alone. Knowing departures: the window's gradient
-is formed in constant memory (unroll.py), and every random number has a seed. A step takes the whole set: no minibatches.
+is formed in constant memory (unroll.py), and every random number has a seed.
 """
 
 import torch
@@ -13,7 +13,7 @@ from ..lowrank import images_per_class
 from ..networks import build
 from ..outer import RealLoss
 from ..passes import forward_flops
-from ..rng import generator
+from ..rng import class_minibatches, generator
 from ..tape import tape_of
 from ..unroll import Flat, gradient, unroll
 from .state import Stateful
@@ -67,7 +67,7 @@ class RaT(Stateful):
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
         self.judge = RealLoss(self.net, tape_of(self.net, compiled), cfg.net, shape, device, cfg.conv_dtype)
-        self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment")}
+        self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment", "minibatches")}
         self.rngs["families"] = generator(seed, "families")  # on the CPU
         if cfg.init == "noise" and not cfg.rank:
             with torch.no_grad():
@@ -78,7 +78,8 @@ class RaT(Stateful):
     def step_flops(cfg, shape, classes):
         """Work of one outer step: the real batch, the steps before the window, and those in it twice, once of it differentiated."""
         before = (cfg.inner_steps - cfg.window) * (0.5 if cfg.place == "random" else 1)
-        return forward_flops(cfg.net, shape) * (3 * cfg.real_batch + images_per_class(cfg, shape) * classes * (3 * before + 12 * cfg.window))
+        batch = cfg.inner_batch or images_per_class(cfg, shape) * classes
+        return forward_flops(cfg.net, shape) * (3 * cfg.real_batch + batch * (3 * before + 12 * cfg.window))
 
     def before(self, step):
         """How many inner steps come before the window at outer step `step`; it stays for `redraw_every` steps, about a pass over the data."""
@@ -93,14 +94,22 @@ class RaT(Stateful):
             return None
         return draw(self.cfg.augment, 1, count, self.rngs["augment"], self.rngs["families"])
 
+    def chosen(self, steps):
+        """The images (steps, B) of so many inner steps, or for each of them all."""
+        if not self.cfg.inner_batch:
+            return [slice(None)] * steps
+        ipc = images_per_class(self.cfg, tuple(self.syn.x.shape[1:]))
+        return class_minibatches(steps, len(self.syn) // ipc, ipc, self.cfg.inner_batch, self.cfg.batch_per_class, self.rngs["minibatches"])
+
     def train(self, theta, before):
         """Weights (1, P) of a network from theta (1, P), after `before` steps and the window's; a function of the set, with its graph."""
-        draws = [self.drawn(len(self.syn)) for _ in range(before + self.cfg.window)]
+        steps = before + self.cfg.window
+        chosen, draws = self.chosen(steps), [self.drawn(self.cfg.inner_batch or len(self.syn)) for _ in range(steps)]
         self.net.net.train()
 
         def step(t, state, x, y, first=before):
-            images = apply(x[None], draws[first + t])[0]
-            by_weight = gradient(lambda at: cross_entropy(self.net(at, images), y).sum(), state[0])
+            images, labels = apply(x[chosen[first + t]][None], draws[first + t])[0], y[chosen[first + t]]
+            by_weight = gradient(lambda at: cross_entropy(self.net(at, images), labels).sum(), state[0])
             return adam(state, by_weight, first + t + 1, self.cfg.lr_net)
 
         state, x, y = (theta, torch.zeros_like(theta), torch.zeros_like(theta)), self.syn.x, self.syn.labels
