@@ -43,7 +43,10 @@ def checkpoint_step(folder):
     from lib.files import load_state
 
     found = list((folder / ".checkpoints" / CELL).glob("*/seed0.safetensors"))
-    return load_state(found[0])["progress"]["step"] if found else None
+    try:
+        return load_state(found[0])["progress"]["step"] if found else None
+    except RuntimeError:  # replaced by the run between its being opened and being mapped
+        return None
 
 
 def kill_after(folder, steps, command):
