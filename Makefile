@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 SUITES := digits ablation reduced dd tdd frepo isa matching lowrank mtt edf
 
-.PHONY: quickstart test repro cost report ui clean
+.PHONY: quickstart test golden repro cost report ui clean
 
 quickstart: .venv/installed ## the main job on the bundled digits: a CPU, minutes
 	dvc repro report@digits
@@ -13,6 +13,9 @@ quickstart: .venv/installed ## the main job on the bundled digits: a CPU, minute
 
 test: .venv/installed ## all tests, two files at a time
 	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile
+
+golden: .venv/installed ## compare the numbers of toy-sized runs of everything with the stored ones: half a minute
+	OMP_NUM_THREADS=1 python -m tests.golden
 
 repro: .venv/installed cost ## every cell of every suite with the published settings: GPU-weeks
 	dvc repro

@@ -1,1 +1,1 @@
-"""Distillery's library: data, networks, methods, training and reporting. It knows nothing about DVC."""
+"""Distillery's library; README.md has the map of its rooms. It knows nothing about DVC."""

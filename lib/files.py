@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,6 +43,26 @@ def read_json(path):
         raise FileError(f"{path}: not valid JSON ({error}); delete it and run its stage again") from None
 
 
+def write_metrics(path, means, record):
+    """Write a metrics file: means, scalars by name, for DVC's tables; and the whole record in a list, which these leave out."""
+    write_json(path, {**means, "measured": [record]})
+
+
+def read_metrics(path):
+    """The record of a metrics file."""
+    (record,) = read_json(path)["measured"]
+    return record
+
+
+def link(source, target):
+    """Give a file a second name, without storing it twice where the file system can."""
+    with replacing(target) as tmp:
+        try:
+            os.link(source, tmp)
+        except OSError:
+            shutil.copyfile(source, tmp)
+
+
 def sha256(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -63,7 +84,9 @@ def load_tensors(path, device="cpu"):
             meta = json.loads((file.metadata() or {}).get("json", "{}"))
             return {k: file.get_tensor(k) for k in file.keys()}, meta
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise FileError(f"{path}: not a complete safetensors file ({error}); delete it and run its stage again") from None
+        raise FileError(
+            f"{path}: not a complete safetensors file ({error}); delete it and run its stage again"
+        ) from None
 
 
 def save_state(path, state):

@@ -1,47 +1,48 @@
-"""MLflow, and nothing but MLflow: a run per stage, written by a process of its own so that training never waits.
+"""MLflow, and nothing but MLflow: a run per stage, written by a process of its own so that no stage waits for it.
 
-The metrics files are the record, MLflow is the browser: a server that is down or a missing package costs one line of
-warning. The store is `mlflow.db` at the repository's root unless MLFLOW_TRACKING_URI names another.
+A stage appends lines of JSON to a file of its own in `.tracking/`. One writer for all stages puts them into MLflow, and
+ends when nothing has come for a while: importing MLflow takes longer than importing torch, so many stages share it.
+The metrics files are the record, MLflow is the browser: a server that is down costs a line of warning, and what was
+not written waits for the next writer. The store is `mlflow.db` at the repository's root unless MLFLOW_TRACKING_URI
+names another.
 """
 
-import importlib
+import importlib.util
 import json
 import os
-import queue
-import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
-FLUSH_EVERY = 2.0  # seconds between batches of metrics
-PATIENCE = 15.0  # seconds that closing may wait for what is not yet written
+import psutil
+from filelock import FileLock, Timeout
+
+FOLDER = ".tracking"
+PAUSE = 1.0  # seconds between looks for new lines
+IDLE = 20.0  # seconds without a running stage after which the writer ends
 BATCH = 1000  # MLflow's own limit on one batch of metrics
 
 
-_early = []  # the writer that `start_early` started, until a Tracker takes it
-
-
-def start_early():
-    """Start the next Tracker's writer now: importing MLflow takes it seconds, in which this process may import torch."""
-    _early.append(_writer())
-
-
-def _writer():
-    defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-    command = [sys.executable, "-m", "lib.tracking"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], env=defaults | os.environ)
-
-
 class Tracker:
-    """One MLflow run. `log` and `artifact` never raise and never wait; `close` waits at most PATIENCE seconds."""
+    """One MLflow run. `log` and `artifact` never raise and never wait."""
 
     def __init__(self, root, name, tags, params, experiment="distillery"):
-        self.writer = _early.pop() if _early else _writer()
-        self.lock = threading.Lock()  # groups of experts log from threads of their own
-        self._send(str(Path(root).resolve()), experiment, name, tags, {key: str(value)[:500] for key, value in params.items()})
+        self.root, self.lock = Path(root).resolve(), threading.Lock()  # groups of experts log from threads of their own
+        folder = self.root / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
+        start = ["start", experiment, name, tags, {key: str(value)[:500] for key, value in params.items()}, producer()]
+        (tmp := path.with_suffix(".tmp")).write_text(json.dumps(start) + "\n", encoding="utf-8")
+        tmp.rename(path)  # the writer finds the file with its first line
+        self.file = open(path, "a", encoding="utf-8")
+        if importlib.util.find_spec("mlflow") is None:
+            print("tracking: mlflow is not installed; the metrics files hold everything", file=sys.stderr)
+            return
+        if (failed := folder / "failed").exists():
+            print(f"tracking: {failed.read_text().strip()}; what was not written waits in {FOLDER}", file=sys.stderr)
+        ensure_writer(self.root)
 
     def __enter__(self):
         return self
@@ -49,95 +50,140 @@ class Tracker:
     def __exit__(self, kind, *_):
         self.close(failed=kind is not None)
 
-    def _send(self, *message):
-        try:
-            with self.lock:
-                self.writer.stdin.write(json.dumps(message) + "\n")
-                self.writer.stdin.flush()
-        except (BrokenPipeError, ValueError):  # it has stopped, and has said why
-            pass
+    def send(self, *message):
+        with self.lock:
+            self.file.write(json.dumps(message) + "\n")
+            self.file.flush()
 
     def log(self, step, metrics, prefix=""):
         """Send metrics (a dict of floats) for `step`."""
         now = int(time.time() * 1000)
         for key, value in metrics.items():
-            self._send("metric", f"{prefix}{key}", float(value), now, step)
+            self.send("metric", f"{prefix}{key}", float(value), now, step)
 
     def artifact(self, path):
-        """Send the path of a file, which must stay where it is until `close`."""
-        self._send("artifact", str(Path(path).resolve()))
+        """Send the path of a file, which must stay where it is until the writer has read it."""
+        self.send("artifact", str(Path(path).resolve()))
 
     def close(self, failed=False):
-        self._send("status", "FAILED" if failed else "FINISHED")
-        try:
-            self.writer.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.writer.kill()
+        self.send("status", "FAILED" if failed else "FINISHED")
+        self.file.close()
 
 
-def write():
-    """Put what comes as lines of JSON into MLflow, until there is no more; a run whose stage ended without a word was killed."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the stage, which says when it has ended
-        signal.signal(number, signal.SIG_IGN)
-    messages, ended = queue.SimpleQueue(), threading.Event()
+def producer():
+    """This process, as another one can tell whether it is still there."""
+    return [os.getpid(), psutil.Process().create_time()]
 
-    def read():
-        for line in sys.stdin:
-            messages.put(json.loads(line))
-        ended.set()
 
+def alive(pid, created):
     try:
-        importlib.import_module("mlflow")
-        if not (header := sys.stdin.readline()):  # the stage's parameters were wrong
+        return psutil.Process(pid).create_time() == created
+    except psutil.NoSuchProcess:
+        return False
+
+
+def ensure_writer(root):
+    """Start the writer of this repository unless one is at work."""
+    try:
+        with FileLock(root / FOLDER / "writer.lock", timeout=0):
+            pass
+    except Timeout:
+        return
+    defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    defaults |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "OMP_NUM_THREADS": "1"}
+    with open(
+        root / FOLDER / "writer.log", "w"
+    ) as log:  # not the stage's own output, whose reader would wait for the writer
+        command = [sys.executable, "-m", "lib.tracking", str(root)]
+        where, env = Path(__file__).parents[1], defaults | os.environ
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=where, env=env, start_new_session=True
+        )
+
+
+class Run:
+    """The MLflow run of one file of lines."""
+
+    def __init__(self, client, path):
+        self.client, self.path, self.position, self.id, self.status = client, path, 0, None, None
+        with open(path, "rb") as file:
+            self.producer = json.loads(file.readline())[-1]
+
+    def lines(self):
+        """The complete lines that have come since the last call."""
+        with open(self.path, "rb") as file:
+            file.seek(self.position)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self.position += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def write(self):
+        """Put what has come into MLflow -> whether the run has ended."""
+        from mlflow.entities import Metric
+
+        ended, metrics = not alive(*self.producer), []  # asked before reading, so that nothing comes after
+        for kind, *item in self.lines():
+            if kind == "start":
+                self.start(*item)
+            elif kind == "metric":
+                metrics.append(Metric(*item))
+            elif kind == "artifact" and Path(*item).is_file():
+                self.client.log_artifact(self.id, *item)
+            elif kind == "status":
+                (self.status,) = item
+        for first in range(0, len(metrics), BATCH):
+            self.client.log_batch(self.id, metrics=metrics[first : first + BATCH])
+        if not self.status and not ended:
+            return False
+        self.client.set_terminated(self.id, self.status or "KILLED")  # a stage that ended without a word was killed
+        self.path.unlink()
+        return True
+
+    def start(self, experiment, name, tags, params, _):
+        from mlflow.entities import Param
+
+        found = self.client.get_experiment_by_name(experiment)
+        local = None if "MLFLOW_TRACKING_URI" in os.environ else (self.path.parents[1] / "mlartifacts").as_uri()
+        number = found.experiment_id if found else self.client.create_experiment(experiment, artifact_location=local)
+        self.id = self.client.create_run(number, run_name=name, tags=tags).info.run_id
+        self.client.log_batch(self.id, params=[Param(*pair) for pair in params.items()])
+
+
+def write(root):
+    """Put what stages send into MLflow, until none has been running for a while."""
+    folder = root / FOLDER
+    while True:
+        try:
+            with FileLock(folder / "writer.lock", timeout=0):
+                work(root, folder)
+        except Timeout:  # another writer was quicker
             return
-        threading.Thread(target=read, daemon=True).start()
-        client, run_id = start(*json.loads(header))
-        status = None
-        while not ended.wait(FLUSH_EVERY):
-            status = flush(client, run_id, messages) or status
-        client.set_terminated(run_id, flush(client, run_id, messages) or status or "KILLED")
-    except ImportError:
-        print("tracking: mlflow is not installed; the metrics files hold everything", file=sys.stderr)
-    except Exception as error:  # whatever the tracking server does, the stage goes on
-        print(f"tracking: stopped ({type(error).__name__}: {str(error)[:200]}); the metrics files hold everything", file=sys.stderr)
+        if not list(folder.glob("*.jsonl")):  # nothing came between its last look and giving the lock back
+            return
 
 
-def start(root, experiment, name, tags, params):
-    """Open the store and a run in it -> (client, run's id)."""
-    from filelock import FileLock
+def work(root, folder):
+    """One writer's work, under the lock."""
     from mlflow import MlflowClient
-    from mlflow.entities import Param
 
-    root = Path(root)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (root / "mlartifacts").as_uri()
-    with nullcontext() if artifacts is None else FileLock(root / ".mlflow.lock"):
-        # Several processes that create the database at the same moment break its migration.
-        client = MlflowClient(uri)
-        found = client.get_experiment_by_name(experiment)
-        experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=artifacts)
-    run = client.create_run(experiment_id, run_name=name, tags=tags)
-    client.log_batch(run.info.run_id, params=[Param(*pair) for pair in params.items()])
-    return client, run.info.run_id
-
-
-def flush(client, run_id, messages):
-    """Write what has come -> the run's status, if it was among it."""
-    from mlflow.entities import Metric
-
-    metrics, status = [], None
-    while not messages.empty():
-        kind, *item = messages.get()
-        if kind == "metric":
-            metrics.append(Metric(*item))
-        elif kind == "artifact":
-            client.log_artifact(run_id, *item)
-        else:
-            (status,) = item
-    for first in range(0, len(metrics), BATCH):
-        client.log_batch(run_id, metrics=metrics[first : first + BATCH])
-    return status
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}")
+    runs, busy = {}, time.monotonic()
+    while time.monotonic() - busy < IDLE:
+        for path in sorted(folder.glob("*.jsonl")):
+            busy = time.monotonic()
+            if path not in runs:
+                runs[path] = Run(client, path)
+            if runs[path].write():
+                del runs[path]
+            (folder / "failed").unlink(missing_ok=True)
+        time.sleep(PAUSE)
 
 
 if __name__ == "__main__":
-    write()
+    repository = Path(sys.argv[1])
+    try:
+        write(repository)
+    except Exception as error:  # whatever the tracking server does, the stages go on
+        (repository / FOLDER / "failed").write_text(f"stopped ({type(error).__name__}: {str(error)[:200]})")
+        raise

@@ -8,9 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from lib import tracking
-
-STAGES = {  # and the table of params.yaml that a stage's key is of
+STAGES = {  # the table of params.yaml that a stage's key is of
+    "plan": None,
     "prepare": "datasets",
     "whiten": "preprocessing",
     "experts": "experts",
@@ -19,20 +18,24 @@ STAGES = {  # and the table of params.yaml that a stage's key is of
     "continual": "continual",
     "membership": "membership",
     "scores": "scores",
-    "given": "given",
+    "external": "external",
     "report": "suites",
     "index": None,
+    "accept": None,
     "cost": "suites",
     "complexity": "datasets",
 }
-UNTRACKED = ("prepare", "whiten", "report", "index", "cost", "complexity")
+RECIPES = {
+    "cost": "report",
+    "complexity": "prepare",
+}  # of commands that are no stages of DVC's: whose recipes they read
 
 
 def arguments():
     parser = argparse.ArgumentParser(prog="python -m stages", description=__doc__)
     commands = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
     for name, table in STAGES.items():
-        words = ast.get_docstring(ast.parse(Path(__file__).with_name(f"{name}.py").read_text()))
+        words = ast.get_docstring(ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")))
         command = commands.add_parser(name, help=words, description=words)
         if table:
             command.add_argument("key", help=f"a key of `{table}` in params.yaml")
@@ -43,13 +46,11 @@ def arguments():
 
 if __name__ == "__main__":
     args = arguments()
-    if args.stage not in UNTRACKED:
-        tracking.start_early()
     gc.disable()  # until the work begins: importing torch makes no garbage, and looking for some takes a quarter of the time
-    module = importlib.import_module(f"stages.{args.stage}")
-    from stages.common import run
+    from stages import common
 
-    run(module.stage, STAGES[args.stage], args.key)
+    module = importlib.import_module(f"stages.{args.stage}")
+    common.run(module.stage, RECIPES.get(args.stage, args.stage), args.key)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # all is written; to take torch's modules apart takes a second

@@ -1,63 +1,79 @@
-"""Where a cell's checkpoints are, when a run must not go on from them, and which of its seeds need no run."""
+"""Where the work of a row is kept between runs: its checkpoints, and what is finished, by all that a result depends on."""
 
 import hashlib
 import json
-import os
 import shutil
-import sys
-from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
-from lib.files import read_json, sha256
+from lib.files import link, read_json, sha256, write_json
+from lib.training.trajectories import INDEX
 
-from .common import PREPARED, PREPROCESSING, ROOT
+from .common import EXPERTS, PREPROCESSING, ROOT
+from .force import forced
 
-CHECKPOINTS = ROOT / ".checkpoints"  # outside of what DVC hashes and keeps
-
-NEUTRAL = ("lib.tracking", "lib.cost", "lib.report", "lib.params", "lib.schema")  # code that cannot change a result
+CHECKPOINTS = ROOT / ".checkpoints"  # outside of what DVC hashes and removes
 
 
-def checkpoint_folder(key, row, *further):
-    """Where the checkpoints of a row (a cell's or experts') are: a folder named by all that its result depends on, so that no other run finds them.
+def inputs_of_cell(recipe):
+    """What a seed's set depends on: the recipe without its list of seeds, and the files that stand for the data."""
+    cell = recipe.cell
+    inputs = [PREPROCESSING / f"{cell.preprocessing}.safetensors"]
+    inputs += [EXPERTS / cell.experts / INDEX] if recipe.experts else []
+    return recipe.changed(cell=cell.changed(distill=cell.distill.changed(seeds=()))), inputs
 
-    further: what else it depends on, as JSON. Under `dvc repro --force` it is emptied first: a forced run starts anew.
+
+def inputs_of_experts(recipe):
+    """What an expert depends on: the recipe without how many there are, and the file that stands for the data."""
+    fewest = recipe.changed(experts=recipe.experts.changed(count=1, held_out=0))
+    return fewest, [PREPROCESSING / f"{recipe.experts.preprocessing}.safetensors"]
+
+
+def identity(recipe, inputs):
+    """A name for all that a result depends on: its recipe, the data and torch's version."""
+    digests = {str(path): sha256(path) for path in inputs}
+    whole = json.dumps([recipe.plain(), digests, torch.__version__], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+class Workplace:
+    """A row's folder: checkpoints, and under `done/` what is finished, with a record each.
+
+    It is named by the identity of the recipe and inputs, so that no other run finds it. Under `dvc repro --force` it is
+    emptied first.
     """
-    code = {n: sha256(m.__file__) for n, m in sys.modules.items() if n.startswith("lib.") and not n.startswith(NEUTRAL)}
-    data = {str(p): sha256(p) for p in (PREPARED / row.dataset / "manifest.json", PREPROCESSING / f"{row.preprocessing}.safetensors")}
-    identity = json.dumps([asdict(row), further, sorted(code.items()), data, torch.__version__])
-    folder = CHECKPOINTS / key / hashlib.sha256(identity.encode()).hexdigest()[:16]
-    if forced():
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+
+    def __init__(self, recipe, inputs):
+        self.identity = identity(recipe, inputs)
+        self.folder = CHECKPOINTS / recipe.key / self.identity
+        self.done = self.folder / "done"
+        if forced():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.done.mkdir(parents=True, exist_ok=True)
+
+    def checkpoint(self, name):
+        return self.folder / f"{name}.safetensors"
+
+    def finish(self, name, record, files):
+        """Keep the record (a dict) of what is finished and the digests of its files, which are in `done`; its checkpoints go."""
+        write_json(self.done / f"{name}.record.json", {**record, "files": {path.name: sha256(path) for path in files}})
+        for path in self.folder.glob(f"{name}.*"):
+            path.unlink()
+
+    def finished(self, name):
+        """The record of what is finished, or None where it is not, or a file of it has changed."""
+        path = self.done / f"{name}.record.json"
+        record = read_json(path) if path.is_file() else None
+        files = (record or {}).get("files", {}).items()
+        return record if files and all(is_same(self.done / file, digest) for file, digest in files) else None
+
+    def deliver(self, names, out):
+        """Put the files of what is finished into the folder `out`, without storing them twice -> their records."""
+        records = [self.finished(name) for name in names]
+        for file in (file for record in records for file in record["files"]):
+            link(self.done / file, out / file)
+        return records
 
 
-def kept_seeds(out, seeds, identity):
-    """The records in history.json of those of `seeds` that were distilled by the same settings, code and data -> {seed: record}.
-
-    Every other file of `out` is removed. Under `dvc repro --force` nothing is kept.
-    """
-    path, kept = out / "history.json", {}
-    if path.exists() and not forced() and (found := read_json(path)).get("identity") == identity:
-        for seed, own in found["seeds"].items():
-            if int(seed) in seeds and all((out / name).is_file() and sha256(out / name) == checksum for name, checksum in own["files"].items()):
-                kept[seed] = own
-    for other in out.glob("*"):
-        if other.stem.removesuffix("-best").removeprefix("seed") not in kept and (not kept or other != path):
-            other.unlink()
-    return kept
-
-
-def forced():
-    """Whether a DVC command with --force started this stage; DVC itself does not tell its stages."""
-    if "DVC_STAGE" not in os.environ:
-        return False
-    import psutil
-
-    for parent in psutil.Process().parents():
-        words = parent.cmdline()
-        if any(Path(w).name == "dvc" for w in words[:3]) and ("repro" in words or "exp" in words):
-            return any(w == "--force" or (w.startswith("-") and not w.startswith("--") and "f" in w) for w in words)
-    return False
+def is_same(path, digest):
+    return path.is_file() and sha256(path) == digest

@@ -3,27 +3,29 @@
 import torch
 import torch.nn.functional as F
 
-from lib.cam import complexity
 from lib.data.real import load_arrays
 from lib.files import write_json
+from lib.methods.class_maps import complexity
 from lib.networks.pretrained import imagenet_resnet18
-from lib.report.compare import published_figures
+from lib.report.published import published_figures
 from lib.rng import generator
 
-from .common import EVALUATED, PREPARED, device_of, provenance
-from .own import archives_of
+from .common import EVALUATED, PREPARED, provenance
+from .inputs import device_of
+from .user_files import archives_of
 
 SIDE, BATCH = 224, 32  # of the pictures that the network sees
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @torch.no_grad()
-def stage(params, name):
+def stage(recipe, runtime):
     """Write each class's complexity in percent, a mean over its training images, by ImageNet's ResNet18 from your folder of archives.
 
     Source: reference sheet of EDF, section 8. A knowing departure: pictures come at the prepared resolution and are enlarged from there.
     """
-    net = imagenet_resnet18(archives_of(params)).to(device := device_of(params)).eval()
+    name, device = recipe.key, device_of(runtime)
+    net = imagenet_resnet18(archives_of(runtime)).to(device).eval()
     (pixels, labels), gen = load_arrays(PREPARED / name, "train"), generator("complexity", device=device)
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
     found = []
@@ -34,9 +36,14 @@ def stage(params, name):
     percent, labels = 100 * torch.cat(found).cpu(), torch.from_numpy(labels)
     classes = {int(c): round(percent[labels == c].mean().item(), 1) for c in labels.unique()}
     overall = round(sum(classes.values()) / len(classes), 1)
-    known = published_figures()["complexity"].get(params.datasets[name].subset)
-    print(f"{name}: {overall} % over {len(classes)} classes, {len(pixels)} images" + (f"; published: {known}" if known else ""))
+    known = published_figures()["complexity"].get(recipe.dataset.subset)
+    print(
+        f"{name}: {overall} % over {len(classes)} classes, {len(pixels)} images"
+        + (f"; published: {known}" if known else "")
+    )
     for c, value in classes.items():
         print(f"  class {c}: {value} %")
     meta = {"dataset": name, "resolution": pixels.shape[-1], "images": len(pixels)}
-    write_json(EVALUATED / "complexity" / f"{name}.json", {**meta, "classes": classes, "mean": overall, **provenance(device)})
+    write_json(
+        EVALUATED / "complexity" / f"{name}.json", {**meta, "classes": classes, "mean": overall, **provenance(device)}
+    )

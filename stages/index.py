@@ -1,17 +1,18 @@
-"""The page of all suites, reports/index.html, its tables as reports/README.md, and what pairs of their rows differ by: `python -m stages index`."""
+"""The page of all suites, reports/index.html, its tables as reports/README.md, and what pairs of their rows differ by."""
 
-from lib.files import read_json, write_json
-from lib.report.compare import given_rows, paired
+from lib.files import read_json, read_metrics, write_json
+from lib.report.compare import external_rows, paired
 from lib.report.page import write_page
 
 from .common import REPORTS
 
 
-def stage(params, _):
+def stage(recipe, runtime):
     """Write paired.json, index.html and README.md into reports/, from the results of every suite."""
-    paths = [REPORTS / suite / "results.json" for suite in params.suites]
+    paths = [REPORTS / suite / "results.json" for suite in recipe.suites]
     suites = [{**read_json(path), "folder": path.parent} for path in paths if path.exists()]
-    given = [row for key in params.given if (path := REPORTS / "given" / f"{key}.json").exists() for row in given_rows(read_json(path))]
+    judged = [path for key in recipe.external if (path := REPORTS / "external" / f"{key}.json").exists()]
+    external = [row for path in judged for row in external_rows(read_metrics(path))]
     pairs = paired([row for suite in suites for row in suite["rows"]])
     write_json(REPORTS / "paired.json", pairs)
-    write_page(REPORTS, suites, pairs, given)
+    write_page(REPORTS, suites, pairs, external)

@@ -3,9 +3,10 @@
 from lib.data.prepare import prepare
 
 from .common import PREPARED, ROOT
-from .own import archives_of, imagenet_of
+from .user_files import archives_of, imagenet_of
 
 
-def stage(params, key):
+def stage(recipe, runtime):
     """Prepare one dataset of params.yaml."""
-    prepare(key, params.datasets[key], PREPARED / key, ROOT / "data" / "downloads", archives_of(params), imagenet_of(params))
+    key, downloads = recipe.key, ROOT / "data" / "downloads"
+    prepare(key, recipe.dataset, PREPARED / key, downloads, archives_of(runtime), imagenet_of(runtime))

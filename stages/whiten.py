@@ -3,19 +3,19 @@
 from lib.data.preprocess import fit
 from lib.data.real import load_arrays
 from lib.data.text import fit_words
-from lib.files import read_json
-from lib.schema import Words
+from lib.files import read_json, sha256
 
 from .common import PREPARED, PREPROCESSING
-from .own import archives_of
+from .user_files import archives_of
 
 
-def stage(params, key):
-    """Fit one preprocessing of params.yaml."""
-    cfg = params.preprocessing[key]
+def stage(recipe, runtime):
+    """Fit one preprocessing of params.yaml; the digest of the dataset goes with it, for those that depend on both."""
+    cfg, out = recipe.preprocessing, PREPROCESSING / f"{recipe.key}.safetensors"
     folder = PREPARED / cfg.dataset
-    if isinstance(cfg, Words):
-        fit_words(cfg, read_json(folder / "words.json"), archives_of(params)).save(PREPROCESSING / f"{key}.safetensors", vectors=cfg.vectors)
+    manifest, meta = read_json(folder / "manifest.json"), {"dataset": sha256(folder / "manifest.json")}
+    if manifest.get("text"):
+        fit_words(cfg, read_json(folder / "words.json"), archives_of(runtime)).save(out, vectors=cfg.vectors, **meta)
         return
     pixels, _ = load_arrays(folder, "train")
-    fit(cfg, pixels, read_json(folder / "manifest.json")).save(PREPROCESSING / f"{key}.safetensors")
+    fit(cfg, pixels, manifest).save(out, **meta)

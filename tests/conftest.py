@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lib.config.load import load_params
 from lib.data.prepare import prepare
-from lib.params import load_params
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("DISTILLERY_ARCHIVES", ROOT.parent / "shared" / "data"))
@@ -42,7 +42,9 @@ def project(tmp_path_factory):
     Without dvc.lock too: nothing of it holds for toy rows, and DVC reads and writes all of it at each stage.
     """
     folder = tmp_path_factory.mktemp("project") / "distillery"
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for name in filter(None, files.split("\0")):
         if (ROOT / name).is_file() and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,9 @@ def neutral(students=1, batch=1, height=4):
     zero, one = torch.zeros(students, batch), torch.ones(students, batch)
     shift = torch.zeros(students, batch, 2)
     corner = torch.full((students, batch, 2), height)
-    return dict(flip=one, zoom=one, angle=zero, shift=shift), dict(brightness=zero, contrast=zero, saturation=zero, top_left=corner)
+    return dict(flip=one, zoom=one, angle=zero, shift=shift), dict(
+        brightness=zero, contrast=zero, saturation=zero, top_left=corner
+    )
 
 
 def augmented(x, height=4, **changes):
@@ -35,7 +37,12 @@ def test_neutral_parameters_change_nothing():
 def test_crop_of_the_sheet():
     zoom = torch.tensor([[0.8]])
     shift = torch.tensor([[[0.4, -0.4]]]) / 0.8  # the source is read at (out + c) / z
-    rows = [[0.5, 0.875, 2.125, 3.375], [5.5, 5.875, 7.125, 8.375], [10.5, 10.875, 12.125, 13.375], [12, 12.375, 13.625, 14.875]]
+    rows = [
+        [0.5, 0.875, 2.125, 3.375],
+        [5.5, 5.875, 7.125, 8.375],
+        [10.5, 10.875, 12.125, 13.375],
+        [12, 12.375, 13.625, 14.875],
+    ]
     assert torch.allclose(augmented(RAMP, zoom=zoom, shift=shift)[0, 0, 0], torch.tensor(rows), atol=1e-4)
 
 
@@ -61,7 +68,9 @@ def draw_of(op, batch, height, students=1, policy="rgb"):
     """The first draw of a seeded sequence in which the wanted operation came up."""
     for seed in range(200):
         gen = generator(seed, "draw")
-        chosen = OPERATIONS[policy][torch.randint(len(OPERATIONS[policy]), (students,), generator=generator(seed, "draw"))[0]]
+        chosen = OPERATIONS[policy][
+            torch.randint(len(OPERATIONS[policy]), (students,), generator=generator(seed, "draw"))[0]
+        ]
         if chosen == op:
             return draw(policy, (students, batch, height), gen)
     raise AssertionError("operation never drawn")

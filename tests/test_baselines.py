@@ -1,18 +1,26 @@
 """Baselines of sets with a schedule: reference sheet of dataset distillation, section 7."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from lib.baselines import BASELINES, DRAWS, KEPT, RATES, accuracies, attack_scores, baseline, nearest_neighbours, untrained, when_moved
+from lib.config.load import load_params
 from lib.data.real import RealSet
-from lib.params import load_params
-from lib.students import Students
-from lib.synthetic import DistilledSet
+from lib.evaluation.baselines import (
+    BASELINES,
+    KEPT,
+    RATES,
+    accuracies,
+    attack_scores,
+    baseline,
+    nearest_neighbours,
+    untrained,
+)
+from lib.evaluation.perturbation import DRAWS, perturbed_accuracies
+from lib.synthetic.set import DistilledSet
+from lib.training.students import Students
 
-CFG = replace(load_params(only="digits-dd-digits-ipc1").cells["digits-dd-digits-ipc1"].distill, ipc=4, minibatches=2, epochs=2)
+CFG = load_params().cells["digits-dd-digits-ipc1"].distill.changed(ipc=4, minibatches=2, epochs=2)
 NET = "dense1-w8"
 
 
@@ -21,7 +29,9 @@ def real():
     """Three classes of 4x4 images, apart from each other."""
     gen = torch.Generator().manual_seed(0)
     y = torch.arange(300) % 3
-    x = 1.5 * torch.nn.functional.one_hot(y, 16).float().view(-1, 1, 4, 4) + 0.5 * torch.randn(300, 1, 4, 4, generator=gen)
+    x = 1.5 * torch.nn.functional.one_hot(y, 16).float().view(-1, 1, 4, 4) + 0.5 * torch.randn(
+        300, 1, 4, 4, generator=gen
+    )
     return RealSet(x[:200], y[:200], x[200:], y[200:], None, {"num_classes": 3})
 
 
@@ -39,15 +49,18 @@ def test_centroids_are_lloyds_fixed_point(real):
         centroids = x[y.argmax(1) == label].flatten(1)
         nearest = torch.cdist(members, centroids).argmin(1)
         assert torch.allclose(torch.stack([members[nearest == k].mean(0) for k in range(4)]), centroids, atol=1e-4)
-    ((one, _),) = BASELINES["kmeans_real"](real, replace(CFG, ipc=1, minibatches=1), 0)
-    ((mean, _),) = BASELINES["average_real"](real, replace(CFG, ipc=1, minibatches=1), 0)
+    ((one, _),) = BASELINES["kmeans_real"](real, CFG.changed(ipc=1, minibatches=1), 0)
+    ((mean, _),) = BASELINES["average_real"](real, CFG.changed(ipc=1, minibatches=1), 0)
     assert torch.allclose(one, mean, atol=1e-5), "one centroid is the mean"
 
 
 def test_sets_are_moved_by_noise_of_the_named_deviation(real, monkeypatch):
-    sets = [replace_start(DistilledSet(*BASELINES["average_real"](real, CFG, s)[0], torch.full((2, 2), 0.5)), real) for s in (0, 1)]
-    monkeypatch.setattr("lib.baselines.MOVES", (0.0, 3.0))
-    found = when_moved(NET, sets, real, 0)
+    sets = [
+        replace_start(DistilledSet(*BASELINES["average_real"](real, CFG, s)[0], torch.full((2, 2), 0.5)), real)
+        for s in (0, 1)
+    ]
+    monkeypatch.setattr("lib.evaluation.perturbation.MOVES", (0.0, 3.0))
+    found = perturbed_accuracies(NET, sets, real, 0)
     plain = [accuracies(NET, [own], real, own.start[None], 1, "0.test", test=True).item() for own in sets]
     assert found["0"] == [[accuracy] * DRAWS for accuracy in plain] and min(plain) > 50
     assert all(min(draws) < accuracy and len(set(draws)) > 2 for draws, accuracy in zip(found["3"], plain))
@@ -68,9 +81,9 @@ def test_rate_is_the_best_on_training_images_and_the_sets_too(real):
 
 
 def replace_start(distilled, real):
+    from lib.autodiff.unroll import Flat
     from lib.networks import build
     from lib.rng import generator
-    from lib.unroll import Flat
 
     return distilled._replace(start=Flat(build(NET, real.shape, 3)).weights(generator(0, "start")))
 
@@ -86,7 +99,7 @@ def test_neighbours_vote_by_the_best_number_and_norm(real):
             winner = np.array([np.bincount(row, minlength=3).argmax() for row in votes.numpy()])
             tried.append(100 * (winner == real.test_y.numpy()).mean())
     assert any(accuracy == pytest.approx(one) for one in tried)
-    assert nearest_neighbours(real, replace(CFG, ipc=1, minibatches=1), 0, "average_real") > 80
+    assert nearest_neighbours(real, CFG.changed(ipc=1, minibatches=1), 0, "average_real") > 80
 
 
 def test_an_attack_is_measured_before_and_after(real):
@@ -101,5 +114,8 @@ def test_an_attack_is_measured_before_and_after(real):
     scores = attack_scores(NET, own, real, trained, 2, (1, 0), 0)
     assert scores["accuracy on the class, before"] > 80 and scores["taken for the target, before"] < 20
     assert scores["accuracy on the class, after"] < 20 and scores["taken for the target, after"] > 80
-    assert scores["accuracy as modified, after"] > scores["accuracy, after"] and scores["accuracy as modified, before"] < scores["accuracy, before"]
+    assert (
+        scores["accuracy as modified, after"] > scores["accuracy, after"]
+        and scores["accuracy as modified, before"] < scores["accuracy, before"]
+    )
     assert untrained(NET, own, real, trained, 2, 0).tolist() == pytest.approx([scores["accuracy, before"]] * 2)

@@ -1,4 +1,4 @@
-"""Data: download, verification, readers and preparation, on real archives where they are at hand and on small ones made here."""
+"""Data: download, verification, readers and preparation, on real archives where at hand and on small ones made here."""
 
 import gzip
 import hashlib
@@ -18,14 +18,15 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from lib.data import readers, sources
+from lib.config.load import load_params
+from lib.config.models import Dataset
+from lib.data import READERS, readers
 from lib.data.prepare import prepare
-from lib.data.real import Batches, ClassBatches, load_arrays, load_real
+from lib.data.real import load_arrays, load_real
 from lib.data.sources import Archive, download, gunzip, locate, members, verify
 from lib.files import FileError, read_json
-from lib.params import load_params
 from lib.rng import generator
-from lib.schema import Dataset
+from lib.training.batches import Batches, ClassBatches
 
 
 def made(path, data):
@@ -120,19 +121,23 @@ def test_no_network_says_what_to_do(tmp_path):
     assert time.monotonic() - started < 5
 
 
-def test_own_copies_are_verified_and_used_in_place(tmp_path, monkeypatch):
+def test_own_copies_are_verified_and_used_in_place(tmp_path):
     data = b"published"
-    monkeypatch.setitem(sources.ARCHIVES, "mnist", (made(tmp_path / "own/mnist/file.bin", data),))
-    assert locate("mnist", tmp_path / "dl", tmp_path / "own") == ([tmp_path / "own/mnist/file.bin"], False)
+    source = {"family": "mnist", "archives": [vars(made(tmp_path / "own/mnist/file.bin", data))]}
+    assert locate(source, tmp_path / "dl", tmp_path / "own") == ([tmp_path / "own/mnist/file.bin"], False)
     (tmp_path / "own/mnist/file.bin").write_bytes(b"something")
     with pytest.raises(FileError, match="file.bin: sha256 is .* expected"):
-        locate("mnist", tmp_path / "dl", tmp_path / "own")
+        locate(source, tmp_path / "dl", tmp_path / "own")
     assert not (tmp_path / "dl").exists()
 
 
 def test_truncated_and_foreign_files_are_told_apart(tmp_path):
     archive = made(None, b"0123456789")
-    for data, word in ((b"01234", "has 5 bytes, expected 10 .truncated"), (b"0123456789ab", "not the published file"), (b"9876543210", "sha256 is")):
+    for data, word in (
+        (b"01234", "has 5 bytes, expected 10 .truncated"),
+        (b"0123456789ab", "not the published file"),
+        (b"9876543210", "sha256 is"),
+    ):
         (tmp_path / "file.bin").write_bytes(data)
         with pytest.raises(FileError, match=word):
             verify(tmp_path / "file.bin", archive)
@@ -184,7 +189,7 @@ def test_unreadable_pictures_are_named(data):
 
 
 def read_all(source, path, split, resolution, packed=False):
-    return list(readers.read(source, [path] if isinstance(path, Path) else path, packed, split, resolution))
+    return list(READERS[source]([path] if isinstance(path, Path) else path, packed, split, resolution))
 
 
 def test_cifar_records(tmp_path):
@@ -192,7 +197,11 @@ def test_cifar_records(tmp_path):
     images, fine = rng.integers(0, 256, (6, 3, 32, 32), np.uint8), np.array([3, 99, 7, 0, 50, 42], np.uint8)
     records = b"".join(bytes([c % 20, c]) + x.tobytes() for c, x in zip(fine, images))
     path = tmp_path / "c.tgz"
-    path.write_bytes(tar_gz([("cifar-100-binary/train.bin", records[: 4 * 3074]), ("cifar-100-binary/test.bin", records[4 * 3074 :])]))
+    path.write_bytes(
+        tar_gz(
+            [("cifar-100-binary/train.bin", records[: 4 * 3074]), ("cifar-100-binary/test.bin", records[4 * 3074 :])]
+        )
+    )
     got = read_all("cifar100", path, "train", 32) + read_all("cifar100", path, "test", 32)
     assert [y for _, y in got] == fine.tolist()
     assert all((x == images[i].transpose(1, 2, 0)).all() for i, (x, _) in enumerate(got))
@@ -205,14 +214,15 @@ def test_svhn_layout(tmp_path):
     for i, name in enumerate(("train_32x32.mat", "test_32x32.mat")):
         savemat(tmp_path / name, {"X": x[i * 4 : i * 4 + 4].transpose(1, 2, 3, 0), "y": y[i * 4 : i * 4 + 4, None]})
     files = [tmp_path / "train_32x32.mat", tmp_path / "test_32x32.mat"]
-    got = [pair for split in ("train", "test") for pair in readers.read("svhn", files, False, split, 32)]
-    assert all(np.array_equal(image, own) for (image, _), own in zip(got, x)) and [label for _, label in got] == [1, 0, 9, 2, 0, 5, 3]
+    got = [pair for split in ("train", "test") for pair in READERS["svhn"](files, False, split, 32)]
+    assert all(np.array_equal(image, own) for (image, _), own in zip(got, x))
+    assert [label for _, label in got] == [1, 0, 9, 2, 0, 5, 3]
     savemat(files[0], {"Z": x})
     for damage in (None, b"MATLAB 5.0 MAT-file" + bytes(200)):
         if damage:
             files[0].write_bytes(damage)
         with pytest.raises(FileError, match="train_32x32.mat: not a MATLAB file of X and y"):
-            list(readers.read("svhn", files, False, "train", 32))
+            list(READERS["svhn"](files, False, "train", 32))
 
 
 def test_tiny_imagenet_layout(tmp_path):
@@ -232,9 +242,20 @@ def test_tiny_imagenet_layout(tmp_path):
 
 def test_imagenette_layout_and_caltech_birds(tmp_path):
     path = tmp_path / "i.tgz"
-    path.write_bytes(tar_gz([(f"imagenette2-160/{s}/{w}/{w}_1.JPEG", picture_bytes((v,) * 3)) for s in ("train", "val") for w, v in (("n1", 50), ("n2", 99))]))
+    path.write_bytes(
+        tar_gz(
+            [
+                (f"imagenette2-160/{s}/{w}/{w}_1.JPEG", picture_bytes((v,) * 3))
+                for s in ("train", "val")
+                for w, v in (("n1", 50), ("n2", 99))
+            ]
+        )
+    )
     for split in readers.SPLITS:
-        assert [(int(x.mean().round()), y, x.shape) for x, y in read_all("imagenette", path, split, 8)] == [(50, 0, (8, 8, 3)), (99, 1, (8, 8, 3))]
+        assert [(int(x.mean().round()), y, x.shape) for x, y in read_all("imagenette", path, split, 8)] == [
+            (50, 0, (8, 8, 3)),
+            (99, 1, (8, 8, 3)),
+        ]
     lists = {
         "images.txt": "1 001.A/a.jpg\n2 002.B/b.jpg\n",
         "image_class_labels.txt": "1 1\n2 2\n",
@@ -242,9 +263,13 @@ def test_imagenette_layout_and_caltech_birds(tmp_path):
         "classes.txt": "1 001.A\n2 002.B\n",
     }
     files = [(f"CUB_200_2011/{k}", v.encode()) for k, v in lists.items()]
-    files += [(f"CUB_200_2011/images/{n}", picture_bytes((v,) * 3)) for n, v in (("001.A/a.jpg", 30), ("002.B/b.jpg", 60))]
+    files += [
+        (f"CUB_200_2011/images/{n}", picture_bytes((v,) * 3)) for n, v in (("001.A/a.jpg", 30), ("002.B/b.jpg", 60))
+    ]
     path.write_bytes(tar_gz(files))
-    assert [(int(x.mean().round()), y) for s in readers.SPLITS for x, y in read_all("caltech_birds2011", path, s, 8)] == [(30, 0), (60, 1)]
+    assert [
+        (int(x.mean().round()), y) for s in readers.SPLITS for x, y in read_all("caltech_birds2011", path, s, 8)
+    ] == [(30, 0), (60, 1)]
     assert readers.class_names("caltech_birds2011", [path]) == ["001.A", "002.B"]
 
 
@@ -257,7 +282,9 @@ def test_imagenet_resized_layout(tmp_path):
         paths.append(tmp_path / f"{i}.zip")
         paths[-1].write_bytes(zipped([(f"{name}.npz", buffer.getvalue())]))
     got = read_all("imagenet_resized", paths, "train", 64) + read_all("imagenet_resized", paths, "test", 64)
-    assert [y for _, y in got] == [0, 1, 2] and all((x == images[i].transpose(1, 2, 0)).all() for i, (x, _) in enumerate(got))
+    assert [y for _, y in got] == [0, 1, 2] and all(
+        (x == images[i].transpose(1, 2, 0)).all() for i, (x, _) in enumerate(got)
+    )
 
 
 # Preparation, through tensorflow-datasets
@@ -281,9 +308,13 @@ def test_digits_prepared_whole_and_in_order(tmp_path):
     assert np.abs(np.concatenate([train_x, test_x])[:, 0] / 255 - bunch.images / 16).max() < 0.5 / 255 + 1e-6
     manifest = read_json(tmp_path / "digits/manifest.json")
     assert (
-        manifest["shape"] == [1, 8, 8] and manifest["num_classes"] == 10 and set(manifest["sha256"]) == {f"{s}_{l}.npy" for s in readers.SPLITS for l in "xy"}
+        manifest["shape"] == [1, 8, 8]
+        and manifest["num_classes"] == 10
+        and set(manifest["sha256"]) == {f"{s}_{l}.npy" for s in readers.SPLITS for l in "xy"}
     )
-    assert manifest["mean"][0] == pytest.approx(0.3053, abs=1e-3) and manifest["std"][0] == pytest.approx(0.3760, abs=1e-3)
+    assert manifest["mean"][0] == pytest.approx(0.3053, abs=1e-3) and manifest["std"][0] == pytest.approx(
+        0.3760, abs=1e-3
+    )
 
 
 def own_folder(root, layout):
@@ -304,7 +335,11 @@ def test_a_folder_of_class_folders_is_a_dataset(tmp_path, splits):
 
 @pytest.mark.parametrize(
     "layout, words",
-    [(["cat/1.png"], "holds 1 class folder"), (["cat/1.png", "dog/readme.txt.bak"], "dog: no pictures"), (["cat/1.png", "dog/1.png"], "too few pictures")],
+    [
+        (["cat/1.png"], "holds 1 class folder"),
+        (["cat/1.png", "dog/readme.txt.bak"], "dog: no pictures"),
+        (["cat/1.png", "dog/1.png"], "too few pictures"),
+    ],
 )
 def test_folders_that_are_no_dataset(tmp_path, layout, words):
     own_folder(tmp_path / "mine", layout)
@@ -334,7 +369,9 @@ def test_mnist_and_fashion_mnist_do_not_mix_although_their_files_share_names(tmp
         prepare(name, load_params().datasets[name], tmp_path / name, tmp_path / "dl", archives)
         for split, prefix in (("train", "train"), ("test", "t10k")):
             x, y = load_arrays(tmp_path / name, split)
-            expected_x, expected_y = idx_arrays(archives / name, f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
+            expected_x, expected_y = idx_arrays(
+                archives / name, f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz"
+            )
             assert (x == expected_x).all() and (y == expected_y).all()
     assert not (tmp_path / "dl").exists(), "own copies are read in place"
 
@@ -365,7 +402,11 @@ def test_real_set_is_standardised_with_the_training_sets_constants(tmp_path):
     real = load_real(tmp_path / "digits", tmp_path / "p.safetensors", "cpu")
     assert real.shape == (1, 8, 8) and real.num_classes == 10 and real.train_x.dtype == torch.float32
     assert real.train_x.mean().abs() < 0.01 and (real.train_x.std() - 1).abs() < 0.01
-    assert torch.allclose(real.preprocess.invert(real.test_x) * 255, torch.from_numpy(np.array(load_arrays(tmp_path / "digits", "test")[0])).float(), atol=1e-3)
+    assert torch.allclose(
+        real.preprocess.invert(real.test_x) * 255,
+        torch.from_numpy(np.array(load_arrays(tmp_path / "digits", "test")[0])).float(),
+        atol=1e-3,
+    )
 
 
 def test_batches_see_every_image_once_per_epoch_and_resume_bit_for_bit():

@@ -1,4 +1,4 @@
-"""Dataset distillation and its learned labels: the method against full autograd, its parts against the sheet (sections 3, 5, 6, 10, 14)."""
+"""Dataset distillation and its learned labels: against full autograd and the sheet (sections 3, 5, 6, 10, 14)."""
 
 from dataclasses import replace
 
@@ -8,17 +8,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib.augment.dd import MARGIN, crop_flip
-from lib.data.real import Batches, RealSet, batches_for
-from lib.losses import class_labels, cross_entropy, predicted
+from lib.autodiff.unroll import Flat
+from lib.config.load import load_params
+from lib.config.models import Protocol
+from lib.data.labels import class_labels
+from lib.data.real import RealSet
 from lib.methods import METHODS
 from lib.networks import build
 from lib.networks.text import Recurrent
-from lib.params import load_params
 from lib.rng import generator
-from lib.schema import Protocol
-from lib.students import Students, evaluate
-from lib.synthetic import SyntheticSet, initial_set, rendered, stacked
-from lib.unroll import Flat
+from lib.synthetic.initial import initial_set
+from lib.synthetic.set import SyntheticSet, rendered, stacked
+from lib.training.batches import Batches, batches_for
+from lib.training.losses import cross_entropy, predicted
+from lib.training.students import Students, evaluate
 
 CELLS = load_params().cells
 DD, SLDD = CELLS["digits-dd-digits-ipc1"].distill, CELLS["digits-sldd-digits-ipc1-images5"].distill
@@ -36,7 +39,7 @@ def method(cfg, real, seed=0, **fields):
     """A method at work in float64 on the set that its run starts from."""
     torch.set_default_dtype(torch.float64)
     try:
-        cfg = replace(cfg, **fields)
+        cfg = cfg.changed(**fields)
         images, y = initial_set(real, cfg, seed)
         images = [t.double() for t in images] if isinstance(images, tuple) else images.double()
         name = "sldd" if cfg.learn_labels else "dd"
@@ -46,7 +49,7 @@ def method(cfg, real, seed=0, **fields):
 
 
 def plain_gradients(dd, theta, x, y):
-    """Of the mean loss over the networks theta (K, P), through one graph of all their steps, by the library's own modules."""
+    """Of the mean loss over the networks theta (K, P), through one graph of all steps, by the library's modules."""
     syn, count = dd.syn, dd.cfg.minibatches
     total = 0
     for one in theta:
@@ -126,7 +129,7 @@ def test_a_run_goes_on_with_the_same_bits():
     y = class_labels(real.train_y, 4, "one_hot")
 
     def fresh():
-        cfg = replace(SLDD, net="textconv", classes=None, start="random", nets_per_step=2)
+        cfg = SLDD.changed(net="textconv", classes=None, start="random", nets_per_step=2)
         images, labels = initial_set(real, cfg, 0)
         return METHODS["sldd"](cfg, SyntheticSet(images, labels, True), 0)
 
@@ -142,9 +145,9 @@ def test_a_run_goes_on_with_the_same_bits():
 
 
 def test_students_follow_the_schedule_as_the_method_trains():
-    """Fixed start: every network ends where the method's did; the order of the minibatches counts, that within one does not."""
+    """Fixed start: every network ends where the method's did; the minibatches' order counts, that within one not."""
     real = real_set(dtype=torch.float32)
-    cfg = replace(DD, net="dense1-w8", ipc=2, minibatches=2, epochs=2)
+    cfg = DD.changed(net="dense1-w8", ipc=2, minibatches=2, epochs=2)
     dd = METHODS["dd"](cfg, SyntheticSet(*initial_set(real, cfg, 0), False), 0)
     found = rendered(dd.syn.snapshot())
     x, y, lr, start = stacked([found])
@@ -162,23 +165,25 @@ def test_students_follow_the_schedule_as_the_method_trains():
     n = x.shape[1]
     within, across = [*range(n // 2 - 1, -1, -1), *range(n // 2, n)], [*range(n // 2, n), *range(n // 2)]
     assert torch.allclose(after(within), trained, atol=1e-6) and not torch.allclose(after(across), trained, atol=1e-4)
-    fixed = evaluate(cfg.net, x, y, real, replace(SCHEDULE, num_nets=3), 0, lr, start)
+    fixed = evaluate(cfg.net, x, y, real, SCHEDULE.changed(num_nets=3), 0, lr, start)
     assert fixed.std() == 0 and fixed.shape == (1, 3)
-    assert evaluate(cfg.net, x, y, real, replace(SCHEDULE, num_nets=20), 0, lr).std() > 0, "random starts differ"
+    assert evaluate(cfg.net, x, y, real, SCHEDULE.changed(num_nets=20), 0, lr).std() > 0, "random starts differ"
     with pytest.raises(ValueError, match="starting weights are 3"):
         students.start_from(torch.zeros(2, 3))
 
 
 def test_set_is_its_minibatches_one_after_the_other():
     real = real_set()
-    cfg = replace(DD, ipc=4, minibatches=2, init="real")
+    cfg = DD.changed(ipc=4, minibatches=2, init="real")
     x, y = initial_set(real, cfg, 0)
     assert y.argmax(1).tolist() == [0, 0, 1, 1, 2, 2, 3, 3] * 2
-    assert all(real.train_y[(real.train_x == image).flatten(1).all(1)].item() == label for image, label in zip(x, y.argmax(1)))
-    _, y = initial_set(real, replace(cfg, init="noise", classes=(3, 1)), 0)
+    assert all(
+        real.train_y[(real.train_x == image).flatten(1).all(1)].item() == label for image, label in zip(x, y.argmax(1))
+    )
+    _, y = initial_set(real, cfg.changed(init="noise", classes=(3, 1)), 0)
     assert y.argmax(1).tolist() == [3, 3, 1, 1] * 2
     binary = replace(real, manifest={"num_classes": 2}, train_y=real.train_y % 2)
-    _, y = initial_set(binary, replace(DD, ipc=2, minibatches=1), 0)
+    _, y = initial_set(binary, DD.changed(ipc=2, minibatches=1), 0)
     assert y.flatten().tolist() == [0, 0, 1, 1] and y.shape == (4, 1)
 
 
@@ -191,9 +196,13 @@ def test_soft_cross_entropy_to_the_sheets_digits():
     assert loss.item() == pytest.approx(2.053824, abs=1e-5)
     assert torch.autograd.grad(loss, logits)[0].flatten().tolist() == pytest.approx([-0.7006, 0.1798, 0.5208], abs=1e-4)
     labels, outputs = torch.tensor([0, 2, 1, 1]), torch.randn(4, 3)
-    assert cross_entropy(outputs, class_labels(labels, 3, "outputs")).item() == pytest.approx(F.cross_entropy(outputs, labels).item(), rel=1e-6)
+    assert cross_entropy(outputs, class_labels(labels, 3, "outputs")).item() == pytest.approx(
+        F.cross_entropy(outputs, labels).item(), rel=1e-6
+    )
     binary, targets = torch.randn(5, 1), torch.tensor([[0.0], [1.0], [2.6], [-2.4], [0.5]])
-    assert cross_entropy(binary, targets).item() == pytest.approx(F.binary_cross_entropy_with_logits(binary, targets).item(), rel=1e-6)
+    assert cross_entropy(binary, targets).item() == pytest.approx(
+        F.binary_cross_entropy_with_logits(binary, targets).item(), rel=1e-6
+    )
     assert predicted(torch.tensor([[0.4], [-0.1], [0.7]])).tolist() == [1, 0, 1], "the threshold is a logit of 0"
     assert predicted(torch.tensor([[0.4], [-0.1], [0.7]]), 0.5).tolist() == [0, 0, 1]
 
@@ -239,7 +248,15 @@ def test_networks_have_the_sheets_sizes_and_start(name, shape, outputs, count):
             assert module.weight.std().item() == pytest.approx((2 / (fan_in + fan_out)) ** 0.5, rel=0.1)
 
 
-@pytest.mark.parametrize("law, std", [("kaiming", (2 / 400) ** 0.5), ("kaimingout", (2 / 120) ** 0.5), ("normal", 0.02), ("xavieruniform", (2 / 520) ** 0.5)])
+@pytest.mark.parametrize(
+    "law, std",
+    [
+        ("kaiming", (2 / 400) ** 0.5),
+        ("kaimingout", (2 / 120) ** 0.5),
+        ("normal", 0.02),
+        ("xavieruniform", (2 / 520) ** 0.5),
+    ],
+)
 def test_laws_of_initial_weights(law, std):
     net = build(f"lenet_dd-{law}", (1, 28, 28), 10).reset(generator(0, "weights"))
     weight = next(m.weight for m in net.modules() if isinstance(m, nn.Linear))
@@ -257,7 +274,9 @@ def test_orthogonal_and_default_laws():
 def test_text_filters_are_the_papers_convolutions_of_one_channel():
     net = build("textconv", (1, 9, 50), 1).reset(generator(0, "weights")).double().eval()
     filters = net.body[1].filters
-    assert filters[0].weight.std().item() == pytest.approx((2 / (3 * 50 + 100 * 3 * 50)) ** 0.5, rel=0.05), "not of fifty channels"
+    assert filters[0].weight.std().item() == pytest.approx((2 / (3 * 50 + 100 * 3 * 50)) ** 0.5, rel=0.05), (
+        "not of fifty channels"
+    )
     x = torch.randn(4, 1, 9, 50, dtype=torch.float64, requires_grad=True)
     published = torch.cat([F.relu(F.conv2d(x, f.weight, f.bias)).amax((2, 3)) for f in filters], 1)
     weights = [f.weight for f in filters]
@@ -271,7 +290,9 @@ def test_text_filters_are_the_papers_convolutions_of_one_channel():
 
 
 def test_default_law_draws_convolutions_over_words_anew():
-    weights = [build("textconvlstm-default", (1, 9, 50), 3).reset(generator(0, "weights")).body[1].weight for _ in range(2)]
+    weights = [
+        build("textconvlstm-default", (1, 9, 50), 3).reset(generator(0, "weights")).body[1].weight for _ in range(2)
+    ]
     assert torch.equal(*weights)
 
 
@@ -295,7 +316,10 @@ def test_maximum_before_relu_is_the_papers_order():
 @pytest.mark.parametrize("directions", [1, 2])
 def test_recurrent_layers_are_the_librarys(kind, library, directions):
     gen = generator(0, kind)
-    ours, theirs = Recurrent(kind, 5, 7, 2, directions), library(5, 7, 2, batch_first=True, bidirectional=directions == 2)
+    ours, theirs = (
+        Recurrent(kind, 5, 7, 2, directions),
+        library(5, 7, 2, batch_first=True, bidirectional=directions == 2),
+    )
     with torch.no_grad():
         for p in ours.parameters():
             p.normal_(generator=gen)
@@ -337,8 +361,10 @@ def test_networks_start_from_trained_ones_but_not_from_held_out_ones():
     try:
         images, y = initial_set(real, DD, 0)
         for start, taken in (("fixed", {0}), ("random", {0, 1, 2, 3})):
-            cfg = replace(DD, start=start, nets_per_step=1 if start == "fixed" else 2)
-            dd = METHODS["dd"](cfg, SyntheticSet(images.double(), y.double(), False), 0, experts=Pool(weights), held_out=2)
+            cfg = DD.changed(start=start, nets_per_step=1 if start == "fixed" else 2)
+            dd = METHODS["dd"](
+                cfg, SyntheticSet(images.double(), y.double(), False), 0, experts=Pool(weights), held_out=2
+            )
             drawn = [[(weights == row).all(1).nonzero().item() for row in dd.starts()] for _ in range(30)]
             assert {i for each in drawn for i in each} == taken
             assert all(len(set(each)) == len(each) for each in drawn), "a network once in a step"
@@ -348,7 +374,7 @@ def test_networks_start_from_trained_ones_but_not_from_held_out_ones():
 
 def test_an_attack_relabels_the_real_images_alone():
     real = real_set()
-    cfg = replace(DD, attack=(2, 0), real_batch=20)
+    cfg = DD.changed(attack=(2, 0), real_batch=20)
     x, y = batches_for(real, cfg, generator(0, "b")).next()
     for image, label in zip(x, y):
         true = real.train_y[(real.train_x == image).flatten(1).all(1)].item()

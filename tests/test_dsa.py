@@ -1,4 +1,4 @@
-"""DSA's families against plain loops over the sheet's formulas; Siamese and ordinary draws; DC's evaluation augmentation."""
+"""DSA's families against plain loops over the sheet's formulas; Siamese and ordinary draws; DC's augmentation."""
 
 import math
 
@@ -105,7 +105,9 @@ def test_ranges_of_crop_and_cutout():
         assert sides.min() == size // 4 and sides.max() == size // 2
         assert len(set(zip(erased.any(2).int().argmax(1).tolist(), sides.tolist()))) == count
     u = torch.rand(20000, 3, generator=generator(0, "area"), dtype=torch.float64)
-    assert (dsa.cutout(torch.ones(20000, 1, 32, 32, dtype=torch.float64), u) == 0).double().mean().item() == pytest.approx(0.186, abs=0.003)
+    assert (
+        dsa.cutout(torch.ones(20000, 1, 32, 32, dtype=torch.float64), u) == 0
+    ).double().mean().item() == pytest.approx(0.186, abs=0.003)
 
 
 def test_siamese_draw_treats_two_batches_alike_and_an_ordinary_one_each_image_apart():
@@ -116,7 +118,9 @@ def test_siamese_draw_treats_two_batches_alike_and_an_ordinary_one_each_image_ap
         syn = torch.cat([real[:, :1], syn], 1)
         assert torch.allclose(dsa.apply(real, drawn)[:, 0], dsa.apply(syn, drawn)[:, 0])
         seen |= set(drawn.families)
-    assert seen == set(dsa.FAMILIES) - {"crop4"} == set(dsa.STRATEGIES["dsa"]) and set(dsa.STRATEGIES["dsa-noflip"]) == seen - {"flip"}
+    assert seen == set(dsa.FAMILIES) - {"crop4"} == set(dsa.STRATEGIES["dsa"]) and set(
+        dsa.STRATEGIES["dsa-noflip"]
+    ) == seen - {"flip"}
     same = images(1).expand(2, 6, -1, -1, -1)
     out = augmented("dsa-noflip", same, generator(3, "draw"), generator(3, "host"))
     assert all(len({tuple(image.flatten().tolist()) for image in group}) == 6 for group in out)
@@ -143,7 +147,9 @@ def test_dcs_rotation_is_scipys(size):
         whole = scipy.ndimage.rotate(image, angle=angle, axes=(-2, -1), cval=mean[0].mean().item())
         at = (whole.shape[-1] - size) // 2
         difference = (torch.from_numpy(whole[:, at : at + size, at : at + size]) - out).abs()
-        assert (difference < 1e-6).double().mean() > 0.999, angle  # a pixel on the very edge may count as outside in one of them
+        assert (difference < 1e-6).double().mean() > 0.999, (
+            angle
+        )  # a pixel on the very edge may count as outside in one of them
 
 
 def test_dcs_crop_and_scale_are_the_sheets():

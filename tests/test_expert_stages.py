@@ -1,6 +1,7 @@
-"""Experts, the cells that take them and their report, as real DVC runs them: on digits, and on real pictures laid out as ImageNet-1K."""
+"""Experts, the cells that take them and their report, as real DVC runs them: digits, and pictures laid out as ImageNet."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,13 +23,20 @@ def folder(project, tmp_path_factory):
     def few(params):
         toy.keep_suites(params, "digits")
         dd = params["cells"]["digits-dd-digits-ipc1"]
-        dd["distill"] |= {"start": "random", "seeds": [0], "steps": 20, "watch_every": 10, "attack": [3, 8], "net": "convnet2-w8-instance"}
+        dd["distill"] |= {
+            "start": "random",
+            "seeds": [0],
+            "steps": 20,
+            "eval_every": 10,
+            "attack": [3, 8],
+            "net": "convnet2-w8-instance",
+        }
         dd["evaluate"]["nets"] = ["convnet2-w8-instance"]
-        cell = params["expert_cells"][CELL]
+        cell = params["cells"][CELL]
         cell["distill"] |= {
             "seeds": [0],
             "steps": 6,
-            "watch_every": 0,
+            "eval_every": 0,
             "inner_steps": 3,
             "max_start_first": 1,
             "max_start": 2,
@@ -37,10 +45,21 @@ def folder(project, tmp_path_factory):
         }
         cell["evaluate"]["nets"] = ["convnet2-w8-instance"]
         cell["baseline"] = None
-        params["cells"], params["continual"], params["membership"], params["scores"] = {}, {}, {}, {}
-        params["expert_cells"] = {CELL: cell, ADAPTED: {**dd, "experts": "digits", "evaluate": {**dd["evaluate"], "baselines": True}}}
+        params["continual"], params["membership"], params["scores"] = {}, {}, {}
+        params["cells"] = {
+            CELL: cell,
+            ADAPTED: {**dd, "experts": "digits", "evaluate": {**dd["evaluate"], "baselines": True}},
+        }
         params["experts"] = {
-            "digits": {**params["experts"]["digits"], "net": "convnet2-w8-instance", "count": 3, "held_out": 1, "epochs": 2, "keep": 2, "together": 2}
+            "digits": {
+                **params["experts"]["digits"],
+                "net": "convnet2-w8-instance",
+                "count": 3,
+                "held_out": 1,
+                "epochs": 2,
+                "keep": 2,
+                "together": 2,
+            }
         }
 
     toy.edit(folder, few)
@@ -56,10 +75,15 @@ def test_experts_and_the_cells_of_them(folder):
     rows = {row["cell"]: row for row in results["rows"]}
     assert rows.keys() == {CELL, ADAPTED}
     tensors, _ = load_tensors(folder / f"build/distill/digits/{CELL}/seed0.safetensors")
-    assert tensors["lr"].shape == (1, 1) and tensors["y"].sum(1).allclose(tensors["y"].new_ones(10)), "a learned rate, soft labels"
+    assert tensors["lr"].shape == (1, 1) and tensors["y"].sum(1).allclose(tensors["y"].new_ones(10)), (
+        "a learned rate, soft labels"
+    )
     names = rows[ADAPTED]["baselines"]
     assert {"untrained", "taken for the target, before", "taken for the target, after"} <= names.keys()
-    assert any(figure["file"] == "digits.experts.svg" and "3 of convnet2-w8-instance" in figure["caption"] for figure in results["figures"])
+    assert any(
+        figure["file"] == "digits.experts.svg" and "3 of convnet2-w8-instance" in figure["caption"]
+        for figure in results["figures"]
+    )
 
 
 def test_more_experts_join_those_that_are_there(folder):
@@ -69,7 +93,7 @@ def test_more_experts_join_those_that_are_there(folder):
     assert "3 expert(s) are there, 1 to train" in output
     after = read_json(folder / "build/experts/digits/index.json")["experts"]
     assert after[:3] == before and len(after) == 4
-    assert "to distil: [0]" in toy.dvc(folder, "repro", f"distill_experts@{CELL}"), "other experts, another set"
+    assert "to distil: [0]" in toy.dvc(folder, "repro", f"distill@{CELL}"), "other experts, another set"
     toy.edit(folder, lambda params: params["experts"]["digits"].update(lr=0.04))
     assert "0 expert(s) are there, 4 to train" in toy.dvc(folder, "repro", "experts@digits")
 
@@ -80,13 +104,15 @@ def test_groups_on_two_devices_give_the_experts_of_one(folder):
     toy.dvc(folder, "repro", "--single-item", "experts@digits")
     weights = [load_tensors(out / f"expert000{i}.safetensors")[0]["weights"] for i in range(4)]
     curves = [expert["test"] for expert in read_json(out / "index.json")["experts"]]
-    for path in out.iterdir():
-        path.unlink()
-    code = "import stages.common as c, stages.experts as s; s.devices_of = lambda params: [s.device_of(params)] * 2; c.run(s.stage, 'experts', 'digits')"
+    shutil.rmtree(folder / ".checkpoints/digits")
+    code = "import stages.common as c, stages.experts as s; s.devices_of = lambda runtime: [s.device_of(runtime)] * 2; "
+    code += "c.run(s.stage, 'experts', 'digits')"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=toy.ENV, capture_output=True, text=True)
     assert done.returncode == 0 and "on 2 device(s)" in done.stdout, done.stderr[-2000:]
     index = read_json(out / "index.json")["experts"]
-    assert [expert["test"] for expert in index] == curves and [expert["file"] for expert in index] == [f"expert000{i}.safetensors" for i in range(4)]
+    assert [expert["test"] for expert in index] == curves and [expert["file"] for expert in index] == [
+        f"expert000{i}.safetensors" for i in range(4)
+    ]
     for i, before in enumerate(weights):
         assert load_tensors(out / f"expert000{i}.safetensors")[0]["weights"].allclose(before, atol=1e-5)
 
@@ -99,20 +125,20 @@ def test_real_pictures_in_imagenets_layout(archives, project, tmp_path, monkeypa
 
     def few(params):
         toy.keep_suites(params, "edf")
-        cell = params["expert_cells"][key]
+        cell = params["cells"][key]
         cell["distill"] |= {
             "net": "convnet2-w8-instance",
             "steps": 3,
             "inner_steps": 3,
             "judge": "experts",
-            "watch_at": None,
-            "watch_every": 0,
+            "eval_at": None,
+            "eval_every": 0,
             "select": "last",
         }
         cell["distill"] |= {"max_start_first": 1, "max_start": 2, "expert_epochs": 1, "threshold": 9.0}
         cell["evaluate"]["nets"] = ["convnet2-w8-instance"]
         params["datasets"]["in1k_imagenette"]["resolution"] = 16
-        params["expert_cells"], params["scores"] = {key: cell}, {}
+        params["cells"], params["scores"] = {key: cell}, {}
         params["experts"] = {
             "in1k_imagenette-flat": {
                 **params["experts"]["in1k_imagenette-flat"],
@@ -124,7 +150,7 @@ def test_real_pictures_in_imagenets_layout(archives, project, tmp_path, monkeypa
                 "batch": 32,
             }
         }
-        for name in ("edf-1000", "watch-edf"):
+        for name in ("edf-1000", "during-edf"):
             params["protocols"][name] |= {"epochs": 5, "num_nets": 1}
 
     toy.edit(folder, few)
@@ -132,4 +158,4 @@ def test_real_pictures_in_imagenets_layout(archives, project, tmp_path, monkeypa
     (row,) = read_json(folder / "reports/edf/results.json")["rows"]
     assert row["published_mean"] == 52.6 and "seeds" in row and (folder / f"reports/edf/{key}.png").exists()
     lock = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
-    assert f"evaluate_experts@{key}" in lock and json.dumps(lock).count("in1k_imagenette-flat") >= 3
+    assert f"evaluate@{key}" in lock and json.dumps(lock).count("in1k_imagenette-flat") >= 3

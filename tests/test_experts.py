@@ -1,23 +1,37 @@
-"""Experts: their training against plain loops, their files, what cells take of them (sheets of MTT, sections 2 and 11; of EDF, 4, 5.1, 11)."""
+"""Experts: training against plain loops, files, what cells take of them (sheets of MTT, 2, 11; of EDF, 4, 5.1, 11)."""
 
-from dataclasses import replace
 from threading import Event
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from lib.config.load import load_params
+from lib.config.models import Experts
+from lib.config.settings import Settings
 from lib.data.real import RealSet
-from lib.data.trajectories import Segments, Trajectories, kept_experts, network_with, save_expert, save_index
-from lib.experts import Group, epochs_kept, gsam, labelled_images, train
 from lib.files import FileError
-from lib.loop import Stopped
 from lib.networks import build
-from lib.params import load_params
 from lib.rng import generator
-from lib.schema import Experts
+from lib.training.experts import Group, epochs_kept, gsam, labelled_images, train
+from lib.training.loop import Stopped
+from lib.training.trajectories import Segments, Trajectories, expert_name, network_with, save_expert, save_index
+from stages.checkpoints import Workplace
 
-CFG = Experts("d", "d", "dense1-w8", count=3, epochs=3, keep=1, optimizer="sgd", lr=0.1, batch=16, augment="none", together=2)
+CFG = Experts(
+    dataset="d",
+    preprocessing="d",
+    net="dense1-w8",
+    count=3,
+    epochs=3,
+    keep=1,
+    optimizer="sgd",
+    lr=0.1,
+    batch=16,
+    augment="none",
+    together=2,
+)
+RECIPE, NAMES = Settings(key="row", experts=Settings(**CFG.model_dump())), [expert_name(0), expert_name(1)]
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +62,11 @@ def plainly(cfg, real, expert, group):
     return found
 
 
-@pytest.mark.parametrize("fields", [{}, {"optimizer": "adam", "lr": 0.01, "halve_every": 2}, {"net": "convnet1-w4-instance"}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"optimizer": "adam", "lr": 0.01, "halve_every": 2}, {"net": "convnet1-w4-instance"}]
+)
 def test_a_group_trains_each_expert_as_if_alone(real, fields):
-    cfg = replace(CFG, **fields)
+    cfg = CFG.changed(**fields)
     group = Group(cfg, 0, 2, real)
     wanted = [plainly(cfg, real, expert, group) for expert in range(2)]
     for epoch in range(cfg.epochs):
@@ -77,7 +93,7 @@ def test_gsam_takes_the_sheets_step():
 
 
 def test_gsam_trains(real):
-    group = Group(replace(CFG, optimizer="gsam", rho=0.05), 0, 2, real)
+    group = Group(CFG.changed(optimizer="gsam", rho=0.05), 0, 2, real)
     before = group.weights().clone()
     for _ in range(3):
         _, test = group.epoch()
@@ -86,7 +102,9 @@ def test_gsam_trains(real):
 
 def trained(cfg, real, folder, first=0, **kwargs):
     group = Group(cfg, first, 2, real)
-    return train("x", group, folder / "checkpoint", lambda *a: None, kwargs.get("minutes", 5.0), kwargs.get("stop", Event()))
+    return train(
+        "x", group, folder / "checkpoint", lambda *a: None, kwargs.get("minutes", 5.0), kwargs.get("stop", Event())
+    )
 
 
 def test_snapshots_are_of_their_epochs_and_a_stopped_group_goes_on(real, tmp_path):
@@ -104,12 +122,23 @@ def test_snapshots_are_of_their_epochs_and_a_stopped_group_goes_on(real, tmp_pat
 
 
 @pytest.fixture
-def folder(real, tmp_path):
+def work(real, tmp_path, monkeypatch):
+    """The workplace of a row of which two experts are finished."""
+    monkeypatch.setattr("stages.checkpoints.CHECKPOINTS", tmp_path / "checkpoints")
+    (tmp_path / "data").write_text("some")
+    work, (snapshots, curves) = Workplace(RECIPE, [tmp_path / "data"]), trained(CFG, real, tmp_path)
+    for i, name in enumerate(NAMES):
+        path = save_expert(work.done, i, torch.stack([s[i] for s in snapshots]))
+        work.finish(name, {split: [percents[i] for percents in curve] for split, curve in curves.items()}, [path])
+    return work
+
+
+@pytest.fixture
+def folder(work, tmp_path):
     """Two experts on disk."""
-    snapshots, curves = trained(CFG, real, tmp_path)
-    entries = [save_expert(tmp_path / "out", i, torch.stack([s[i] for s in snapshots])) for i in range(2)]
-    save_index(tmp_path / "out", entries, net=CFG.net, shape=[1, 4, 4], num_classes=3, epochs=epochs_kept(CFG), identity="a")
-    return tmp_path / "out"
+    out, meta = tmp_path / "out", {"net": CFG.net, "shape": [1, 4, 4], "num_classes": 3, "epochs": epochs_kept(CFG)}
+    save_index(out, work.deliver(NAMES, out), identity=work.identity, **meta)
+    return out
 
 
 def test_files_give_back_what_was_trained_and_refuse_what_was_not(real, folder, tmp_path):
@@ -127,21 +156,38 @@ def test_files_give_back_what_was_trained_and_refuse_what_was_not(real, folder, 
         Trajectories(folder).weights(1, 0)
 
 
-def test_experts_stay_while_what_made_them_does(folder):
-    (folder / "stray").write_text("")
-    assert len(kept_experts(folder, "a")) == 2 and not (folder / "stray").exists()
-    assert kept_experts(folder, "b") == [] and not list(folder.glob("expert*"))
+def test_experts_stay_while_what_made_them_does(work, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    (work.done / "stray").write_text("")
+    again = Workplace(RECIPE, [data])
+    assert len(again.deliver(NAMES, out)) == 2 and {path.stem for path in out.iterdir()} == {*NAMES}
+    assert not again.finished(expert_name(2)), "one more is asked for"
+    others = [Workplace(RECIPE.changed(experts=RECIPE.experts.changed(lr=0.2)), [data])]
+    data.write_text("other")
+    others.append(Workplace(RECIPE, [data]))
+    assert not any(other.finished(name) for other in others for name in NAMES), "other settings, other data"
+    (work.done / f"{NAMES[0]}.safetensors").write_bytes(b"damaged")
+    assert not again.finished(NAMES[0]) and again.finished(NAMES[1])
 
 
 def test_segments_take_every_expert_and_stay_below_the_bound(folder):
-    cfg = replace(
-        load_params(only="digits-mtt-digits-ipc1").cells["digits-mtt-digits-ipc1"].distill, expert_epochs=1, max_start=1, max_start_first=0, expand_steps=0
+    cfg = (
+        load_params()
+        .cells["digits-mtt-digits-ipc1"]
+        .distill.changed(
+            expert_epochs=1,
+            max_start=1,
+            max_start_first=0,
+            expand_steps=0,
+        )
     )
     experts = Trajectories(folder)
     segments = Segments(experts, cfg, generator(0, "s"))
     for _ in range(4):
         pairs = [segments.next() for _ in range(2)]
-        assert {start[0].item() for start, _ in pairs} == {experts.weights(i, 0)[0].item() for i in range(2)}, "every expert once"
+        assert {start[0].item() for start, _ in pairs} == {experts.weights(i, 0)[0].item() for i in range(2)}, (
+            "every expert once"
+        )
         assert all(any(torch.equal(end, experts.weights(i, 1)) for i in range(2)) for _, end in pairs)
     saved = segments.state_dict()
     first = [segments.next() for _ in range(3)]
@@ -151,12 +197,20 @@ def test_segments_take_every_expert_and_stay_below_the_bound(folder):
 
 
 def test_the_bound_grows_as_the_sheet_says():
-    cfg = replace(load_params(only="digits-mtt-digits-ipc1").cells["digits-mtt-digits-ipc1"].distill, max_start_first=5, max_start=10, expand_steps=1000)
+    cfg = (
+        load_params()
+        .cells["digits-mtt-digits-ipc1"]
+        .distill.changed(
+            max_start_first=5,
+            max_start=10,
+            expand_steps=1000,
+        )
+    )
     segments = Segments(None, cfg, generator(0, "s"))
     for drawn, bound in ((0, 5), (199, 5), (200, 6), (500, 7), (999, 9), (1000, 10), (5000, 10)):
         segments.drawn = drawn
         assert segments.upper() == bound
-    segments.cfg, segments.drawn = replace(cfg, expand_steps=0), 0
+    segments.cfg, segments.drawn = cfg.changed(expand_steps=0), 0
     assert segments.upper() == 10
 
 

@@ -1,18 +1,19 @@
 """FRePo's loss, optimiser, pool and schedules against the reference sheet's closed forms (section 15) and limits."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
-from lib.krr import RIDGE, centred_one_hot, krr_coefficients, krr_predict, squared_error
+from lib.config.load import load_params
+from lib.data.labels import centred_one_hot, initial_labels
 from lib.methods.frepo import FRePo, cosine_lr, label_margin, meta_loss
+from lib.methods.kernel_regression import RIDGE, krr_coefficients, krr_predict
 from lib.networks import build
-from lib.params import load_params
-from lib.passes import CPU_NUMBERS, widest_layer
 from lib.rng import generator
-from lib.synthetic import SyntheticSet, initial_labels
+from lib.synthetic.set import SyntheticSet
+from lib.training.compute import CPU_NUMBERS, widest_layer
+from lib.training.losses import squared_error
 
 
 def tensor(*values):
@@ -23,7 +24,7 @@ def tensor(*values):
 def cfg():
     """The quickstart's cell with a pool that a test can follow."""
     cell = load_params().cells["digits-frepo-digits-ipc1"].distill
-    return replace(cell, pool_size=2, reset_after=4, steps=50)
+    return cell.changed(pool_size=2, reset_after=4, steps=50)
 
 
 def method(cfg, shape=(1, 8, 8), classes=10, seed=0):
@@ -116,7 +117,10 @@ def test_margin_term_pushes_the_two_largest_labels_apart():
     assert torch.equal(y.grad, tensor([-1.0, 1.0, 0.0]).view(1, 3))
 
 
-@pytest.mark.parametrize("classes, high, low", [(10, 0.9, -0.1), (100, 0.313065, -0.0031623), (200, 0.222489, -0.0011180), (1000, 0.0999, -0.0001)])
+@pytest.mark.parametrize(
+    "classes, high, low",
+    [(10, 0.9, -0.1), (100, 0.313065, -0.0031623), (200, 0.222489, -0.0011180), (1000, 0.0999, -0.0001)],
+)
 def test_initial_labels(classes, high, low):
     y = initial_labels(torch.arange(classes), classes)
     assert y[0, 0].item() == pytest.approx(high, abs=1e-6) and y[0, 1].item() == pytest.approx(low, abs=1e-6)
@@ -184,7 +188,7 @@ def test_outer_learning_rate_at_the_sheets_points():
 
 
 def test_labels_that_are_not_learned_stay(cfg):
-    frepo, (x, targets) = method(replace(cfg, learn_labels=False)), real_batch()
+    frepo, (x, targets) = method(cfg.changed(learn_labels=False)), real_batch()
     before = frepo.syn.y.clone()
     frepo.step(0, x, targets)
     assert torch.equal(frepo.syn.y, before)
@@ -194,9 +198,9 @@ def test_labels_that_are_not_learned_stay(cfg):
 
 
 def test_pool_counters_are_staggered_and_reset_after_the_limit():
-    cfg = replace(load_params().cells["digits-frepo-digits-ipc1"].distill, pool_size=10, reset_after=100)
+    cfg = load_params().cells["digits-frepo-digits-ipc1"].distill.changed(pool_size=10, reset_after=100)
     assert [m.counter for m in method(cfg).pool] == [10 * i for i in range(10)]
-    frepo, (x, targets) = method(replace(cfg, pool_size=1, reset_after=2)), real_batch()
+    frepo, (x, targets) = method(cfg.changed(pool_size=1, reset_after=2)), real_batch()
     counters, weights = [], []
     for step in range(8):
         frepo.step(step, x, targets)
@@ -239,7 +243,7 @@ def test_chunked_target_features_equal_the_whole_batch(cfg, monkeypatch):
 @pytest.mark.parametrize("conv_dtype, tolerance", [("float32", 1e-4), ("bfloat16", 5e-2)])
 def test_fast_precision_follows_the_float64_loss(cfg, conv_dtype, tolerance):
     """Convolutions in the run's precision against everything in float64, same weights and images."""
-    frepo, (x, targets) = method(replace(cfg, conv_dtype=conv_dtype)), real_batch()
+    frepo, (x, targets) = method(cfg.changed(conv_dtype=conv_dtype)), real_batch()
     net = frepo.pool[0].net
     loss = frepo.meta_step(net, x, targets, 1e-9)["loss"].item()
     exact_net = build(cfg.net, (1, 8, 8), 10)
@@ -247,7 +251,9 @@ def test_fast_precision_follows_the_float64_loss(cfg, conv_dtype, tolerance):
     exact_net = exact_net.double().eval()
     with torch.no_grad():
         phi_real = exact_net.features(x.double())
-        exact, _ = meta_loss(exact_net.features, frepo.syn.x.double(), frepo.syn.y.double(), phi_real, targets.double(), cfg.flip)
+        exact, _ = meta_loss(
+            exact_net.features, frepo.syn.x.double(), frepo.syn.y.double(), phi_real, targets.double(), cfg.flip
+        )
     assert loss == pytest.approx(exact.item(), rel=tolerance)
 
 
@@ -264,7 +270,7 @@ def test_same_seed_same_bits_and_another_seed_another_run(cfg):
 
 def test_resetting_at_every_visit_uses_untrained_networks_alone(cfg):
     """The random-feature limit: reset_after below every counter, so that no network is ever trained."""
-    frepo, (x, targets) = method(replace(cfg, pool_size=1, reset_after=0)), real_batch()
+    frepo, (x, targets) = method(cfg.changed(pool_size=1, reset_after=0)), real_batch()
     frepo.pool[0].counter = 1
     for step in range(3):
         frepo.step(step, x, targets)

@@ -1,4 +1,4 @@
-"""Subsets of ImageNet-1K from a folder or archives laid out as its owners have them: sheets of MTT (1) and of EDF (2.1, 8, 11.14)."""
+"""Subsets of ImageNet-1K, laid out as its owners have it: sheets of MTT (1) and of EDF (2.1, 8, 11.14)."""
 
 import io
 import tarfile
@@ -9,13 +9,18 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from lib.cam import activations
-from lib.data.imagenet import COMP_DD, SUBSETS, labels_of, read_subset, squashed
+from lib.config.load import load_params
+from lib.config.models import Dataset
+from lib.config.recipes import recipes
+from lib.config.settings import Settings
+from lib.data.imagenet import labels_of, read_subset, squashed
 from lib.data.prepare import prepare
+from lib.data.sources import SUBSETS
 from lib.files import FileError, read_json
+from lib.methods.class_maps import activations
 from lib.networks.pretrained import imagenet_resnet18
-from lib.params import load_params
-from lib.schema import Dataset
+
+COMP_DD = ("birds", "cars", "dogs", "fish", "snake", "insect", "round", "music")  # each easy and hard
 
 
 def jpeg(value, size=(20, 16)):
@@ -26,7 +31,9 @@ def jpeg(value, size=(20, 16)):
 
 def test_lists_are_the_published_ones():
     assert SUBSETS["imagenette"][0] == (0, "n01440764") and SUBSETS["imagenette"][-1] == (701, "n03888257")
-    assert [name for name in SUBSETS if name.endswith(("_easy", "_hard"))] == [f"{c}_{d}" for c in COMP_DD for d in ("easy", "hard")]
+    assert [name for name in SUBSETS if name.endswith(("_easy", "_hard"))] == [
+        f"{c}_{d}" for c in COMP_DD for d in ("easy", "hard")
+    ]
     for name, pairs in SUBSETS.items():
         doubled = {"music_hard": 9}.get(name, 9 if name.endswith("nine") else 10)
         assert len({index for index, _ in pairs}) == len({wnid for _, wnid in pairs}) == doubled
@@ -121,9 +128,21 @@ def test_every_list_of_comp_dd_is_prepared_from_one_tree(tmp_path):
     for category in COMP_DD:
         for difficulty in ("easy", "hard"):
             tree(tmp_path / "in", f"{category}_{difficulty}", train=1, val=1)
-    assert len(list((tmp_path / "in/train").iterdir())) == len({w for c in COMP_DD for d in ("easy", "hard") for _, w in SUBSETS[f"{c}_{d}"]})
-    for subset, classes in (("round_hard", list(range(10))), ("music_hard", list(range(1, 10))), ("music_hard_nine", list(range(9)))):
-        prepare(subset, Dataset(resolution=8, subset=subset), tmp_path / subset, tmp_path / "downloads", imagenet=tmp_path / "in")
+    assert len(list((tmp_path / "in/train").iterdir())) == len(
+        {w for c in COMP_DD for d in ("easy", "hard") for _, w in SUBSETS[f"{c}_{d}"]}
+    )
+    for subset, classes in (
+        ("round_hard", list(range(10))),
+        ("music_hard", list(range(1, 10))),
+        ("music_hard_nine", list(range(9))),
+    ):
+        prepare(
+            subset,
+            Dataset(resolution=8, subset=subset),
+            tmp_path / subset,
+            tmp_path / "downloads",
+            imagenet=tmp_path / "in",
+        )
         manifest = read_json(tmp_path / subset / "manifest.json")
         assert manifest["classes"] == classes and manifest["imagenet"] == [index for index, _ in SUBSETS[subset]]
         assert manifest["num_train"] == len(classes) and manifest["num_classes"] == max(classes) + 1
@@ -133,7 +152,13 @@ def test_every_list_of_comp_dd_is_prepared_from_one_tree(tmp_path):
 def test_real_pictures_of_imagenette(archives, tmp_path):
     with tarfile.open(archives / "imagenette/imagenette2-224-subset.tar") as tar:
         tar.extractall(tmp_path, filter="data")
-    prepare("nette", Dataset(resolution=16, subset="imagenette"), tmp_path / "out", tmp_path / "downloads", imagenet=tmp_path / "imagenette2-224")
+    prepare(
+        "nette",
+        Dataset(resolution=16, subset="imagenette"),
+        tmp_path / "out",
+        tmp_path / "downloads",
+        imagenet=tmp_path / "imagenette2-224",
+    )
     manifest = read_json(tmp_path / "out" / "manifest.json")
     assert manifest["class_counts"] == [65] * 10 and manifest["num_test"] == 250
     assert all(0.2 < mean < 0.7 for mean in manifest["mean"])
@@ -153,16 +178,24 @@ def test_complexity_of_a_subsets_classes(tmp_path, monkeypatch, capsys):
 
     from stages import complexity
 
-    params, name = load_params(only="digits"), "in1k_birds_easy"
+    params, name = load_params(), "in1k_birds_easy"
     tree(tmp_path / "in", "birds_easy", train=2, val=1)
-    prepare(name, Dataset(resolution=32, subset="birds_easy"), tmp_path / "data/prepared" / name, tmp_path / "downloads", imagenet=tmp_path / "in")
+    prepare(
+        name,
+        Dataset(resolution=32, subset="birds_easy"),
+        tmp_path / "data/prepared" / name,
+        tmp_path / "downloads",
+        imagenet=tmp_path / "in",
+    )
     torch.manual_seed(0)
     monkeypatch.setattr(complexity, "imagenet_resnet18", lambda archives: resnet18())
     monkeypatch.chdir(tmp_path)
-    complexity.stage(params, name)
+    complexity.stage(Settings.of(recipes(params)["prepare"][name]), params.runtime)
     found = read_json(tmp_path / f"build/evaluate/complexity/{name}.json")
     assert list(found["classes"]) == [str(c) for c in range(10)] and found["images"] == 20 and found["resolution"] == 32
-    assert all(0 < value < 100 for value in found["classes"].values()) and found["mean"] == pytest.approx(sum(found["classes"].values()) / 10, abs=0.06)
+    assert all(0 < value < 100 for value in found["classes"].values()) and found["mean"] == pytest.approx(
+        sum(found["classes"].values()) / 10, abs=0.06
+    )
     assert "published: 66.0" in capsys.readouterr().out
 
 
@@ -171,4 +204,6 @@ def test_class_maps_take_torchvisions_last_layer():
 
     last, gradient = activations(resnet18().eval(), torch.randn(2, 3, 64, 64), torch.tensor([3, 999]))
     assert last.shape == gradient.shape == (2, 512, 2, 2) and (last >= 0).all()
-    assert torch.allclose(gradient, gradient[:, :, :1, :1].expand_as(gradient)), "before a global average it is the same everywhere"
+    assert torch.allclose(gradient, gradient[:, :, :1, :1].expand_as(gradient)), (
+        "before a global average it is the same everywhere"
+    )

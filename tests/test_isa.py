@@ -1,19 +1,20 @@
 """ISA's loss against quadrature, the reference sheet's printed digits (section 8) and its limits."""
 
 import copy
-from dataclasses import asdict, replace
 
 import pytest
 import torch
 from scipy.integrate import quad
 
-from lib.krr import centred_one_hot, krr_coefficients, krr_predict, squared_error
+from lib.config.load import load_params
+from lib.config.models import ISA
+from lib.data.labels import centred_one_hot, initial_labels
 from lib.methods import METHODS
 from lib.methods.isa import isa_error, kept, nearest, segment_error
-from lib.params import load_params
+from lib.methods.kernel_regression import krr_coefficients, krr_predict
 from lib.rng import generator
-from lib.schema import ISA
-from lib.synthetic import SyntheticSet, initial_labels
+from lib.synthetic.set import SyntheticSet
+from lib.training.losses import squared_error
 
 
 def tensor(*values):
@@ -25,12 +26,16 @@ def problem(b=7, n=5, d=6, c=3):
     gen = generator(0, "isa")
     draw = lambda *shape: torch.randn(*shape, generator=gen, dtype=torch.float64)  # noqa: E731
     phi_syn, y = draw(n, d), draw(n, c)
-    return draw(b, d), centred_one_hot(torch.randint(c, (b,), generator=gen), c, torch.float64), phi_syn.T @ krr_coefficients(phi_syn, y)
+    return (
+        draw(b, d),
+        centred_one_hot(torch.randint(c, (b,), generator=gen), c, torch.float64),
+        phi_syn.T @ krr_coefficients(phi_syn, y),
+    )
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 1.0, -0.5])
 def test_closed_form_equals_quadrature_of_the_pushed_features_and_labels(epsilon):
-    """Bar: 1e-12 relative, through the predictor itself; a negative epsilon is the literal interpolation towards the neighbour."""
+    """Bar: 1e-12 relative, through the predictor; a negative epsilon is the interpolation towards the neighbour."""
     phi, targets, head = problem()
     neighbour = nearest(phi)
     residual = phi @ head - targets
@@ -58,7 +63,9 @@ def test_equivalent_forms_of_the_segment(epsilon):
     points = [epsilon * (0.5 + sign / (2 * 3**0.5)) for sign in (1, -1)]
     gauss = sum((a + s * b).square() for s in points) / 2
     other = a - b
-    residuals = (1 + epsilon + epsilon**2 / 3) * a**2 - (epsilon + 2 / 3 * epsilon**2) * a * other + epsilon**2 / 3 * other**2
+    residuals = (
+        (1 + epsilon + epsilon**2 / 3) * a**2 - (epsilon + 2 / 3 * epsilon**2) * a * other + epsilon**2 / 3 * other**2
+    )
     for form in (middle, gauss, residuals):
         assert torch.allclose(closed, form, rtol=1e-12, atol=1e-14)
     assert closed.min() >= 0
@@ -137,7 +144,9 @@ def test_order_and_scale_of_the_batch_change_nothing():
     phi, targets, head = problem(b=30)
     base = isa_error(phi @ head, targets, phi, 0.5, 0.8)
     order = torch.randperm(30, generator=generator(1, "order"))
-    assert isa_error((phi @ head)[order], targets[order], phi[order], 0.5, 0.8).item() == pytest.approx(base.item(), rel=1e-12)
+    assert isa_error((phi @ head)[order], targets[order], phi[order], 0.5, 0.8).item() == pytest.approx(
+        base.item(), rel=1e-12
+    )
     assert isa_error(phi @ head, targets, 9 * phi, 0.5, 0.8).item() == pytest.approx(base.item(), rel=1e-12)
 
 
@@ -151,19 +160,25 @@ def test_gradient_equals_finite_differences_and_flows_through_both_terms():
         for c in range(targets.shape[1]):
             nudge = torch.zeros_like(prediction)
             nudge[i, c] = 1e-6
-            numeric[i, c] = (isa_error(prediction + nudge, targets, phi, 0.5, 0.8) - isa_error(prediction - nudge, targets, phi, 0.5, 0.8)) / 2e-6
+            numeric[i, c] = (
+                isa_error(prediction + nudge, targets, phi, 0.5, 0.8)
+                - isa_error(prediction - nudge, targets, phi, 0.5, 0.8)
+            ) / 2e-6
     assert torch.allclose(leaf.grad, numeric, atol=1e-8)
 
 
 def test_without_segment_and_selection_it_is_frepos_term_times_two_over_c():
     phi, targets, head = problem()
-    assert isa_error(phi @ head, targets, phi, 0.0, 1.0).item() == pytest.approx(2 / 3 * squared_error(phi @ head, targets).item(), rel=1e-12)
+    assert isa_error(phi @ head, targets, phi, 0.0, 1.0).item() == pytest.approx(
+        2 / 3 * squared_error(phi @ head, targets).item(), rel=1e-12
+    )
 
 
 def test_reduced_to_frepo_its_images_take_the_same_path():
-    """With fixed labels nothing else pulls, and LAMB does not see the scale 2/C, but for the 1e-6 in its denominator."""
-    frepo = replace(load_params().cells["digits-frepo-digits-ipc1"].distill, pool_size=2, steps=20, learn_labels=False)
-    reduced, whole = (ISA(**asdict(frepo), epsilon=epsilon, topk=topk) for epsilon, topk in ((0.0, 1.0), (0.5, 0.8)))
+    """With fixed labels nothing else pulls; LAMB does not see the scale 2/C, but for the 1e-6 in its denominator."""
+    frepo = load_params().cells["digits-frepo-digits-ipc1"].distill.changed(pool_size=2, steps=20, learn_labels=False)
+    fields = frepo.model_dump() | {"method": "isa"}
+    reduced, whole = (ISA(**fields | {"epsilon": epsilon, "topk": topk}) for epsilon, topk in ((0.0, 1.0), (0.5, 0.8)))
     gen = generator(8, "real")
     x, targets = torch.randn(64, 1, 8, 8, generator=gen), centred_one_hot(torch.randint(10, (64,), generator=gen), 10)
     start = SyntheticSet(x[:10].clone(), initial_labels(torch.arange(10), 10), learn_labels=False)
@@ -185,5 +200,6 @@ def test_every_frepo_cell_has_its_isa_cell_with_the_same_settings():
             continue
         twin = cells[key.replace("frepo-frepo-", "isa-isa-")]
         assert (twin.distill.epsilon, twin.distill.topk, twin.baseline) == (0.5, 0.8, key)
-        assert asdict(twin.distill) | {"epsilon": 0, "topk": 0} == asdict(cell.distill) | {"epsilon": 0, "topk": 0}
+        aside = {"method": None, "epsilon": 0, "topk": 0}
+        assert twin.distill.model_dump() | aside == cell.distill.model_dump() | aside
         assert twin.evaluate.nets == cell.evaluate.nets

@@ -1,21 +1,21 @@
 """The outer loop: resume bit for bit, evaluation, the best checkpoint, and losses that are no numbers."""
 
 import threading
-from dataclasses import replace
 
 import pytest
 import torch
 
-import lib.loop
+from lib.config.load import load_params
 from lib.data.preprocess import fit
-from lib.data.real import batches_for, load_arrays, load_real
+from lib.data.real import load_arrays, load_real
 from lib.files import FileError, load_state, save_state
-from lib.loop import NonFiniteLoss, Stopped, run, watch_steps
 from lib.methods.frepo import FRePo
-from lib.params import load_params
 from lib.rng import generator
-from lib.students import evaluate
-from lib.synthetic import SyntheticSet, initial_set, rendered
+from lib.synthetic.initial import initial_set
+from lib.synthetic.set import SyntheticSet, rendered
+from lib.training.batches import batches_for
+from lib.training.loop import NonFiniteLoss, Stopped, evaluation_steps, run
+from lib.training.students import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,18 @@ def real(prepared, tmp_path_factory):
     return load_real(prepared("digits"), path, "cpu")
 
 
-CFG = replace(load_params().cells["digits-frepo-digits-ipc1"].distill, steps=30, pool_size=2, reset_after=5, watch_at=(1, 12), watch_every=10, real_batch=64)
+CFG = (
+    load_params()
+    .cells["digits-frepo-digits-ipc1"]
+    .distill.changed(
+        steps=30,
+        pool_size=2,
+        reset_after=5,
+        eval_at=(1, 12),
+        eval_every=10,
+        real_batch=64,
+    )
+)
 
 
 class Interrupted(Exception):
@@ -76,22 +87,26 @@ def test_a_finished_run_is_not_run_again(real, tmp_path):
 
 def test_evaluations_come_when_they_are_due(real, tmp_path):
     progress, _, logged = start(real, tmp_path / "a")
-    assert watch_steps(CFG) == {1, 12, 10, 20, 30}
+    assert evaluation_steps(CFG) == {1, 12, 10, 20, 30}
     assert [point["step"] for point in progress.history] == [1, 10, 12, 20, 30]
-    assert {step for step, metrics in logged if "watched_accuracy" in metrics} == {1, 10, 12, 20, 30}
+    assert {step for step, metrics in logged if "test_accuracy" in metrics} == {1, 10, 12, 20, 30}
 
 
 def test_the_best_set_is_kept_only_when_it_is_asked_for(real, tmp_path):
     scores = iter([50.0, 70.0, 60.0, 65.0, 69.0])
-    progress, syn, _ = start(real, tmp_path / "a", replace(CFG, select="best_test"), watch=lambda: next(scores))
+    progress, syn, _ = start(real, tmp_path / "a", CFG.changed(select="best_test"), watch=lambda: next(scores))
     assert progress.best["step"] == 10 and progress.best["accuracy"] == 70.0
     assert not torch.equal(progress.best["set"]["x"], syn.x), "the last step's set is another one"
     assert start(real, tmp_path / "b")[0].best is None
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(real, tmp_path, monkeypatch):
-    monkeypatch.setattr(lib.loop, "FETCH_EVERY", 5)
-    with pytest.raises(NonFiniteLoss, match=r"cell: the loss is nan at step 24; the last finite value was -?[\d.e-]+; the last good checkpoint is kept at"):
+    monkeypatch.setattr("lib.training.loop.FETCH_EVERY", 5)
+    with pytest.raises(
+        NonFiniteLoss,
+        match=r"cell: the loss is nan at step 24; the last finite value was -?[\d.e-]+; "
+        "the last good checkpoint is kept at",
+    ):
         start(real, tmp_path / "a", poison=23)
     state = load_state(tmp_path / "a")
     assert state["progress"]["step"] == 23 and all(m["loss"].isfinite() for m in state["progress"]["pending"])
@@ -123,7 +138,7 @@ def test_damaged_and_foreign_checkpoints_are_refused(real, tmp_path):
         start(real, tmp_path / "a")
     (tmp_path / "a").write_bytes(whole)
     with pytest.raises(FileError, match="not a checkpoint of this cell"):
-        start(real, tmp_path / "a", replace(CFG, pool_size=3))
+        start(real, tmp_path / "a", CFG.changed(pool_size=3))
 
 
 def test_state_survives_the_file_with_keys_and_nesting(tmp_path):
@@ -137,18 +152,21 @@ def test_state_survives_the_file_with_keys_and_nesting(tmp_path):
 def subset_and_learned_accuracy(real, syn):
     """Mean test accuracy of the digits protocol on the set a run started from, and on the one it learned."""
     protocol = load_params().protocols["digits"]
-    return [evaluate("conv2-w32", x[None], y[None], real, protocol, seed=0).mean().item() for x, y in (initial_set(real, CFG, 0), rendered(syn.snapshot())[:2])]
+    return [
+        evaluate("conv2-w32", x[None], y[None], real, protocol, seed=0).mean().item()
+        for x, y in (initial_set(real, CFG, 0), rendered(syn.snapshot())[:2])
+    ]
 
 
 def test_without_a_learning_rate_the_set_stays_the_real_subset_and_is_judged_alike(real, tmp_path):
-    _, syn, _ = start(real, tmp_path / "a", replace(CFG, outer_lr=0.0))
+    _, syn, _ = start(real, tmp_path / "a", CFG.changed(outer_lr=0.0))
     subset, learned = subset_and_learned_accuracy(real, syn)
     assert torch.equal(syn.x, initial_set(real, CFG, 0)[0]) and subset == learned
 
 
 def test_a_short_run_on_digits_beats_the_real_subset(real, tmp_path):
     """The quickstart's row, one of its seeds."""
-    cfg = replace(load_params().cells["digits-frepo-digits-ipc1"].distill, watch_every=0)
+    cfg = load_params().cells["digits-frepo-digits-ipc1"].distill.changed(eval_every=0)
     _, syn, _ = start(real, tmp_path / "a", cfg, minutes=60.0, watch=lambda: 0.0)
     subset, learned = subset_and_learned_accuracy(real, syn)
     assert learned > 80 and learned > subset + 10

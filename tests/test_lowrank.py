@@ -1,17 +1,18 @@
 """Low-rank images: budget, starts, gradients, and the reduction to pixels, step for step, for every method."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
+from lib.config.load import load_params
+from lib.data.labels import initial_labels
 from lib.data.preprocess import Preprocess
 from lib.data.real import RealSet
-from lib.lowrank import images_per_class, noise_factors, stored_numbers, svd_factors
+from lib.data.sources import in_shape
 from lib.methods import METHODS
-from lib.params import in_shape, load_params
 from lib.rng import generator
-from lib.synthetic import SyntheticSet, initial_labels, initial_set
+from lib.synthetic.initial import initial_set
+from lib.synthetic.lowrank import images_per_class, noise_factors, stored_numbers, svd_factors
+from lib.synthetic.set import SyntheticSet
 
 from .test_matching import BATCH, CLASSES, SHAPE, made, settings
 
@@ -20,11 +21,12 @@ CELLS = load_params().cells
 
 @pytest.mark.parametrize(
     "side, rank, ipc, expected",
-    [(28, 2, 1, 7), (28, 2, 50, 350), (28, 4, 1, 3), (28, 4, 10, 35), (28, 4, 50, 175), (28, 8, 1, 1), (28, 8, 10, 17), (28, 8, 50, 87), (28, 16, 1, 0),
-     (32, 2, 10, 80), (32, 4, 1, 4), (32, 8, 10, 20), (32, 16, 1, 1), (64, 2, 1, 16), (64, 4, 10, 80), (128, 16, 1, 4)],
+    [(28, 2, 1, 7), (28, 2, 50, 350), (28, 4, 1, 3), (28, 4, 10, 35), (28, 4, 50, 175), (28, 8, 1, 1), (28, 8, 10, 17),
+     (28, 8, 50, 87), (28, 16, 1, 0), (32, 2, 10, 80), (32, 4, 1, 4), (32, 8, 10, 20), (32, 16, 1, 1), (64, 2, 1, 16),
+     (64, 4, 10, 80), (128, 16, 1, 4)],
 )  # fmt: skip
 def test_budget_table(side, rank, ipc, expected):
-    cfg = replace(CELLS["lowrank-dm-cifar10-ipc1"].distill, rank=rank, ipc=ipc)
+    cfg = CELLS["lowrank-dm-cifar10-ipc1"].distill.changed(rank=rank, ipc=ipc)
     assert images_per_class(cfg, (3, side, side)) == expected
     assert stored_numbers(cfg, (3, side, side)) <= ipc * 3 * side * side
 
@@ -47,7 +49,12 @@ def test_product_and_gradients_of_the_sheet():
     loss = x.square().sum() / 2
     loss.backward()
     assert loss.item() == 17
-    assert syn.images[0].grad.flatten().tolist() == [5, 2, 12, 5] and syn.images[1].grad.flatten().tolist() == [5, 12, 2, 5]
+    assert syn.images[0].grad.flatten().tolist() == [5, 2, 12, 5] and syn.images[1].grad.flatten().tolist() == [
+        5,
+        12,
+        2,
+        5,
+    ]
     (a, b), (da, db) = syn.images, (t.grad for t in syn.images)
     assert torch.equal(a.mT @ da - db @ b.mT, torch.zeros(1, 1, 2, 2)), "conserved under gradient flow"
 
@@ -91,7 +98,7 @@ def test_an_identity_factor_held_fixed_is_pixels_step_for_step(method, frozen):
 def test_rank_stays_and_both_factors_move_in_every_method(method):
     if method in ("frepo", "isa"):
         cell = CELLS[f"digits-{method}-digits-ipc1"].distill
-        cfg = replace(cell, net="conv2-w8-batch", ipc=1, init="svd", rank=2, pool_size=2)
+        cfg = cell.changed(net="conv2-w8-batch", ipc=1, init="svd", rank=2, pool_size=2)
     else:
         cfg = settings(method, init="noise", rank=2, ipc=2)
     gen = generator(0, "set")
@@ -126,6 +133,11 @@ def test_starts(init, rank):
     images, labels = initial_set(real, cfg, 7)
     syn = SyntheticSet(images, labels)
     count = images_per_class(cfg, SHAPE)
-    assert torch.equal(labels.argmax(1), torch.arange(3).repeat_interleave(count)) and torch.equal(labels.sum(1), torch.ones(3 * count))
-    is_real = [any(torch.allclose(image, other, atol=1e-5) for other in x[y == label]) for image, label in zip(syn.x.detach(), labels.argmax(1))]
+    assert torch.equal(labels.argmax(1), torch.arange(3).repeat_interleave(count)) and torch.equal(
+        labels.sum(1), torch.ones(3 * count)
+    )
+    is_real = [
+        any(torch.allclose(image, other, atol=1e-5) for other in x[y == label])
+        for image, label in zip(syn.x.detach(), labels.argmax(1))
+    ]
     assert set(is_real) == {init == "real" or rank == 8}

@@ -1,21 +1,22 @@
 """DC, DSA and DM: their networks, the distance, and one update each against the papers' plain loops in float64."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lib.augment import dsa
-from lib.lowrank import images_per_class
-from lib.matching import class_gradients, cos, layerwise, mse
+from lib.config.limits import feature_width
+from lib.config.load import load_params
+from lib.data.labels import initial_labels
 from lib.methods import METHODS
+from lib.methods.gradient_distance import class_gradients, cos, layerwise, mse
 from lib.networks import build
 from lib.networks.layers import AveragePool
-from lib.params import feature_width, load_params
 from lib.rng import generator
-from lib.synthetic import SyntheticSet, initial_labels
+from lib.synthetic.lowrank import images_per_class
+from lib.synthetic.set import SyntheticSet
 
 PARAMS = load_params()
 
@@ -86,16 +87,24 @@ def test_batch_norm_of_this_family_keeps_pytorchs_statistics():
     for i in range(3):
         x = torch.randn(6, 4, 8, 8, generator=generator(i, "x"))
         assert torch.allclose(ours.train()(x), theirs.train()(x), atol=1e-5)
-    assert torch.allclose(ours.running_var, theirs.running_var) and torch.allclose(ours.eval()(x), theirs.eval()(x), atol=1e-5)
+    assert torch.allclose(ours.running_var, theirs.running_var) and torch.allclose(
+        ours.eval()(x), theirs.eval()(x), atol=1e-5
+    )
 
 
 def test_layerwise_distance_of_the_sheet():
     a = torch.tensor([[3.0, 4], [1, 0], [0, 0]], dtype=torch.float64)
     b = torch.tensor([[4.0, 3], [-1, 0], [1, 1]], dtype=torch.float64)
     assert layerwise([a[None]], [b[None]]).item() == pytest.approx(3.04, abs=1e-5)
-    g = [torch.randn(2, 5, 3, 3, 3, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64), torch.randn(2, 4, 7, dtype=torch.float64)]
+    g = [
+        torch.randn(2, 5, 3, 3, 3, dtype=torch.float64),
+        torch.randn(2, 5, dtype=torch.float64),
+        torch.randn(2, 4, 7, dtype=torch.float64),
+    ]
     assert layerwise(g, g).abs().max() < 1e-5
-    assert torch.allclose(layerwise(g, [-t for t in g]), torch.tensor(2.0 * 9, dtype=torch.float64), atol=1e-5), "nine rows; the vector does not count"
+    assert torch.allclose(layerwise(g, [-t for t in g]), torch.tensor(2.0 * 9, dtype=torch.float64), atol=1e-5), (
+        "nine rows; the vector does not count"
+    )
     h = [torch.randn_like(t) for t in g]
     assert torch.allclose(layerwise(g, h), layerwise([7 * t for t in g], [0.3 * t for t in h]), atol=1e-5)
     joined = [torch.cat([t.flatten(1) for t in s], 1) for s in (g, h)]
@@ -115,11 +124,13 @@ SHAPE, CLASSES, BATCH, NET = (1, 8, 8), 4, 12, "convnet2-w4-instance"
 
 
 def settings(method, **changes):
-    small = {"net": NET, "ipc": 2, "steps": 6, "real_batch": BATCH, "conv_dtype": "float32", "watch_every": 0}
+    small = {"net": NET, "ipc": 2, "steps": 6, "real_batch": BATCH, "conv_dtype": "float32", "eval_every": 0}
     if method != "dm":
         small |= {"outer": 3, "inner_epochs": 2, "net_batch": 5}
-    cell = {"dc": "matching-dc-cifar10-ipc10", "dsa": "matching-dsa-cifar10-ipc10", "dm": "matching-dm-cifar10-ipc10"}[method]
-    return replace(PARAMS.cells[cell].distill, **(small | changes))
+    cell = {"dc": "matching-dc-cifar10-ipc10", "dsa": "matching-dsa-cifar10-ipc10", "dm": "matching-dm-cifar10-ipc10"}[
+        method
+    ]
+    return PARAMS.cells[cell].distill.changed(**(small | changes))
 
 
 def made(method, cfg, images=None, seed=0):
@@ -140,13 +151,18 @@ def made(method, cfg, images=None, seed=0):
 def test_class_gradients_batched_in_parts_and_in_a_plain_loop_are_equal(net, graph):
     shape = (1, 28, 28) if net == "lenet_dc" else SHAPE
     net = build(net, shape, CLASSES).reset(generator(0, "net")).double()
-    x, labels = torch.randn(CLASSES, 6, *shape, generator=generator(1, "x"), dtype=torch.float64), torch.tensor([2, 0, 3, 1])
+    x, labels = (
+        torch.randn(CLASSES, 6, *shape, generator=generator(1, "x"), dtype=torch.float64),
+        torch.tensor([2, 0, 3, 1]),
+    )
     together = class_gradients(net, x, labels, part=4, create_graph=graph)
     for c in range(CLASSES):
         expected = torch.autograd.grad(F.cross_entropy(net(x[c]), labels[c].expand(6)), list(net.parameters()))
         apart = class_gradients(net, x[c : c + 1], labels[c : c + 1], part=4, create_graph=graph)
         for one, batched, plain in zip(apart, together, expected):
-            assert torch.allclose(one[0], plain, rtol=1e-9, atol=1e-12) and torch.allclose(batched[c], plain, rtol=1e-9, atol=1e-12)
+            assert torch.allclose(one[0], plain, rtol=1e-9, atol=1e-12) and torch.allclose(
+                batched[c], plain, rtol=1e-9, atol=1e-12
+            )
 
 
 def plain_matching(method, cfg, net, x, labels, real, draws):
@@ -159,7 +175,12 @@ def plain_matching(method, cfg, net, x, labels, real, draws):
         if method == "dm":
             loss = loss + (net.features(batch).mean(0) - net.features(syn).mean(0)).square().sum()
             continue
-        pair = [torch.autograd.grad(F.cross_entropy(net(i), torch.full((len(i),), c)), list(net.parameters()), create_graph=True) for i in (batch, syn)]
+        pair = [
+            torch.autograd.grad(
+                F.cross_entropy(net(i), torch.full((len(i),), c)), list(net.parameters()), create_graph=True
+            )
+            for i in (batch, syn)
+        ]
         for g_r, g_s in zip(*pair):
             if g_r.ndim > 1:
                 a, b = g_r.detach().flatten(1), g_s.flatten(1)
@@ -206,7 +227,10 @@ def test_updates_equal_the_papers_loop(method, groups):
 def test_dm_loss_and_gradient_of_the_sheet():
     method, real_x, chosen = made("dm", settings("dm", augment="none"))
     method.net.features = lambda x: x.flatten(1)  # embeddings are the pixels themselves
-    real, syn = torch.tensor([[1.0, 2], [3, 4]]).view(1, 2, 1, 1, 2), torch.tensor([[0.0, 1]]).view(1, 1, 1, 1, 2).requires_grad_()
+    real, syn = (
+        torch.tensor([[1.0, 2], [3, 4]]).view(1, 2, 1, 1, 2),
+        torch.tensor([[0.0, 1]]).view(1, 1, 1, 1, 2).requires_grad_(),
+    )
     loss = method.class_losses(real, syn, torch.tensor([0]), None)
     loss.sum().backward()
     assert loss.item() == 8 and torch.equal(syn.grad.flatten(), -2 * torch.tensor([2.0, 2]))
@@ -223,7 +247,7 @@ def test_dm_is_zero_where_the_set_is_the_whole_class():
 
 @pytest.mark.parametrize("method", ["dc", "dm"])
 def test_batch_norm_couples_the_classes_only_where_it_must(method):
-    """DM sends all classes through the norm at once; DC sets its statistics from real images and then matches with them fixed."""
+    """DM sends all classes through the norm at once; DC sets its statistics from real images and keeps them fixed."""
     net = "convnet2-w4-batch"
     ours, real_x, chosen = made(method, settings(method, net=net, **({"augment": "none"} if method == "dm" else {})))
     theirs = build(net, SHAPE, CLASSES).double().reset(generator(0, "weights"))

@@ -1,20 +1,26 @@
-"""Membership attacks on scores of known AUC, their intervals, the likelihood ratio, and the pool that the stage attacks."""
-
-from dataclasses import replace
+"""Membership attacks on scores of known AUC, their intervals, the likelihood ratio, and the pool of the stage."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
 
-from lib.attacks import ATTACKS, attack_scores, auc_and_variance, confidence, likelihood_ratio, losses, measure
+from lib.config.load import load_params
+from lib.config.models import Protocol
+from lib.data.labels import initial_labels
 from lib.data.preprocess import Preprocess
 from lib.data.real import RealSet, part_of
-from lib.membership import Pool
-from lib.params import load_params
+from lib.evaluation.attacks import (
+    ATTACKS,
+    attack_scores,
+    auc_and_variance,
+    confidence,
+    likelihood_ratio,
+    losses,
+    measure,
+)
+from lib.evaluation.membership import Pool
 from lib.rng import generator
-from lib.schema import Protocol
-from lib.synthetic import initial_labels
 
 N = 1500
 
@@ -88,7 +94,7 @@ def test_losses_are_half_squared_errors_to_the_students_labels(classes):
 
 
 def test_the_likelihood_ratio_beats_the_plain_score_where_images_differ_in_difficulty():
-    """Confidence = difficulty of the image + a gain for members: shadows tell the difficulty, AUC Phi(gain / sqrt 2)."""
+    """Confidence = the image's difficulty + a gain for members: shadows tell the difficulty, AUC Phi(gain / sqrt 2)."""
     rng = np.random.default_rng(0)
     difficulty, member = 3 * rng.normal(size=2 * N), np.arange(2 * N) < N
     half = rng.random((32, 2 * N)) < 0.5
@@ -96,7 +102,8 @@ def test_the_likelihood_ratio_beats_the_plain_score_where_images_differ_in_diffi
     shadows = difficulty + inside + rng.normal(size=inside.shape)
     target = difficulty + member + rng.normal(size=2 * N)
     plain, online, offline = (
-        auc_and_variance(s, member)[0] for s in (target, likelihood_ratio(target, shadows, inside), likelihood_ratio(target, shadows - inside))
+        auc_and_variance(s, member)[0]
+        for s in (target, likelihood_ratio(target, shadows, inside), likelihood_ratio(target, shadows - inside))
     )
     exact = norm.cdf(1 / 2**0.5)
     assert plain < 0.65 and online == pytest.approx(exact, abs=0.03) and offline == pytest.approx(exact, abs=0.03)
@@ -114,9 +121,11 @@ def digits_like(n=400, classes=4):
 def attacked():
     """Networks trained to the end on pure noise: whatever they know of the chunk, they know by heart."""
     params = load_params()
-    row = replace(params.membership["digits-frepo-digits-ipc10-chunk500"], net="mlp", updates=(5, 400), shadows=8)
-    cfg = replace(params.cells["digits-frepo-digits-ipc10-chunk500"].distill, chunk=100, seeds=(0, 2))
-    protocol = Protocol(num_nets=2, steps=1000, lr=1e-3, warmup=0, lr_final=1.0, batch=100, shuffle=True, augment="none")
+    row = params.membership["digits-frepo-digits-ipc10-chunk500"].changed(net="mlp", updates=(5, 400), shadows=8)
+    cfg = params.cells["digits-frepo-digits-ipc10-chunk500"].distill.changed(chunk=100, seeds=(0, 2))
+    protocol = Protocol(
+        num_nets=2, steps=1000, lr=1e-3, warmup=0, lr_final=1.0, batch=100, shuffle=True, augment="none"
+    )
     real = digits_like()
     pool = Pool(real, cfg)
     chunks = [part_of(real, cfg, seed) for seed in cfg.seeds]
@@ -129,8 +138,12 @@ def test_the_pool_holds_each_chunk_and_as_many_test_images(attacked):
     assert pool.size == 100 and len(pool.x) == 300
     for i, chunk in enumerate(chunks):
         own = pool.under_attack(i)
-        assert torch.equal(pool.x[own[:100]].sum(0), pool.x[i * 100 : (i + 1) * 100].sum(0)) and own[100:] == list(range(200, 300))
-        assert {tuple(x.flatten().tolist()) for x in pool.x[own[:100]]} == {tuple(x.flatten().tolist()) for x in chunk.train_x}
+        assert torch.equal(pool.x[own[:100]].sum(0), pool.x[i * 100 : (i + 1) * 100].sum(0)) and own[100:] == list(
+            range(200, 300)
+        )
+        assert {tuple(x.flatten().tolist()) for x in pool.x[own[:100]]} == {
+            tuple(x.flatten().tolist()) for x in chunk.train_x
+        }
     assert all((image == real.test_x).flatten(1).all(1).any() for image in pool.x[200:])
 
 
@@ -144,7 +157,11 @@ def test_students_looked_at_on_their_way_are_those_trained_so_far(attacked):
 def test_memorised_noise_is_told_by_every_score_and_a_chunk_unseen_by_none(attacked):
     _, pool, _, looks, (shadows, inside), row = attacked
     early, late = (pool.attack(row, looks[u][0], (shadows[u], inside)) for u in (5, 400))
-    assert set(late) == {*ATTACKS, *(f"control_{name}" for name in ATTACKS), "lira_offline", "lira"} and len(late["threshold"]) == 2 and len(late["lira"]) == 1
+    assert (
+        set(late) == {*ATTACKS, *(f"control_{name}" for name in ATTACKS), "lira_offline", "lira"}
+        and len(late["threshold"]) == 2
+        and len(late["lira"]) == 1
+    )
     for name in ("threshold", "lira_offline", "lira"):
         assert min(one["auc"] for one in late[name]) > 0.8 > early[name][0]["auc"], name
     assert all(abs(one["auc"] - 0.5) < 0.15 for name in ATTACKS for one in late[f"control_{name}"])
@@ -152,4 +169,9 @@ def test_memorised_noise_is_told_by_every_score_and_a_chunk_unseen_by_none(attac
 
 def test_every_image_is_inside_half_of_the_shadows(attacked):
     _, pool, _, _, (shadows, inside), row = attacked
-    assert inside.shape == (8, 200) and (inside.sum(0) == 4).all() and (inside.sum(1) == 100).all() and shadows[400].shape == (8, 200)
+    assert (
+        inside.shape == (8, 200)
+        and (inside.sum(0) == 4).all()
+        and (inside.sum(1) == 100).all()
+        and shadows[400].shape == (8, 200)
+    )

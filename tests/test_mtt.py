@@ -1,26 +1,25 @@
-"""Trajectory matching: MTT, TESLA's approximation, DATM and EDF, against full graphs and the sheets' figures (MTT's 3, 6, 11; EDF's 5, 6, 11)."""
+"""MTT, TESLA's way, DATM, EDF: against full graphs and figures of the sheets (MTT's 3, 6, 11; EDF's 5, 6, 11)."""
 
 from copy import deepcopy
-from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lib.augment import dsa
-from lib.cam import MAPS, activations, class_maps, complexity, emphasis
-from lib.losses import cross_entropy
+from lib.autodiff.unroll import gradient, unroll
+from lib.config.load import load_params
 from lib.methods import METHODS
+from lib.methods.class_maps import MAPS, activations, class_maps, complexity, emphasis
 from lib.networks import build
-from lib.params import load_params
 from lib.rng import generator
-from lib.synthetic import SyntheticSet
-from lib.unroll import gradient, unroll
+from lib.synthetic.set import SyntheticSet
+from lib.training.losses import cross_entropy
 
 CELLS = load_params().cells
 NET, SHAPE, C = "convnet1-w4-instance", (1, 8, 8), 3
-MTT = replace(CELLS["digits-mtt-digits-ipc1"].distill, net=NET, lr_start=0.1, lr_img=0.5, lr_lr=1e-3)
-EDF = replace(CELLS["digits-edf-digits-ipc1"].distill, net=NET, lr_start=0.1, lr_img=0.5, lr_lr=1e-3, threshold=9.0)
+MTT = CELLS["digits-mtt-digits-ipc1"].distill.changed(net=NET, lr_start=0.1, lr_img=0.5, lr_lr=1e-3)
+EDF = CELLS["digits-edf-digits-ipc1"].distill.changed(net=NET, lr_start=0.1, lr_img=0.5, lr_lr=1e-3, threshold=9.0)
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +30,14 @@ def float64():
 
 
 def method(cfg, name="mtt", seed=0, ipc=2, **fields):
-    cfg, gen = replace(cfg, ipc=ipc, **fields), generator(seed, "set")
+    cfg, gen = cfg.changed(ipc=ipc, **fields), generator(seed, "set")
     x = torch.randn(ipc * C, *SHAPE, generator=gen)
     images = torch.linalg.svd(x, full_matrices=False) if cfg.rank else None
     images = (images[0][..., : cfg.rank], images[2][..., : cfg.rank, :]) if cfg.rank else x
     y = F.one_hot(torch.arange(C).repeat_interleave(ipc), C).double()
-    judge = {"judge": (build(NET, SHAPE, C).reset(generator(5, "judge")).eval(), torch.arange(C))} if name == "edf" else {}
+    judge = (
+        {"judge": (build(NET, SHAPE, C).reset(generator(5, "judge")).eval(), torch.arange(C))} if name == "edf" else {}
+    )
     return METHODS[name](cfg, SyntheticSet(images, y * 3 if cfg.learn_labels else y, cfg.learn_labels), seed, **judge)
 
 
@@ -48,7 +49,11 @@ def segment(m, seed=1):
 def whole_graph(m, start, target):
     """The loss through one graph of all inner steps, on the method's own draws, by the library's modules."""
     chosen, syn, theta = m.minibatches(), m.syn, start.clone().requires_grad_()
-    draws = [dsa.draw(m.cfg.augment, 1, len(b), m.rngs["augment"], m.rngs["family"]) for b in chosen] if m.cfg.augment != "none" else None
+    draws = (
+        [dsa.draw(m.cfg.augment, 1, len(b), m.rngs["augment"], m.rngs["family"]) for b in chosen]
+        if m.cfg.augment != "none"
+        else None
+    )
     for t, own in enumerate(chosen):
         x = syn.x[own] if draws is None else dsa.apply(syn.x[own][None], draws[t])[0]
         loss = -(syn.labels[own] * m.net.one(theta, x).log_softmax(1)).sum(1).mean()
@@ -57,7 +62,10 @@ def whole_graph(m, start, target):
 
 
 @pytest.mark.parametrize("steps", [1, 5, 40])
-@pytest.mark.parametrize("fields", [{"augment": "none"}, {"augment": "dsa"}, {"augment": "dsa", "batch_syn": 4}, {"augment": "none", "rank": 2}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"augment": "none"}, {"augment": "dsa"}, {"augment": "dsa", "batch_syn": 4}, {"augment": "none", "rank": 2}],
+)
 def test_gradients_are_the_whole_graphs(steps, fields):
     m, other = (method(MTT, inner_steps=steps, **fields) for _ in range(2))
     start, target = segment(m)
@@ -71,7 +79,12 @@ def test_gradients_are_the_whole_graphs(steps, fields):
 @pytest.mark.parametrize("name, drop", [("datm", 0.0), ("edf", 0.25)])
 def test_gradients_with_learned_labels_and_dropped_weights(name, drop):
     m, other = (
-        method(EDF if name == "edf" else replace(CELLS["digits-datm-digits-ipc1"].distill, net=NET, lr_start=0.1), name, inner_steps=5, drop=drop)
+        method(
+            EDF if name == "edf" else CELLS["digits-datm-digits-ipc1"].distill.changed(net=NET, lr_start=0.1),
+            name,
+            inner_steps=5,
+            drop=drop,
+        )
         for _ in range(2)
     )
     start, target = segment(m)
@@ -100,11 +113,19 @@ def test_tesla_is_exact_for_one_step_and_the_sheets_two_passes_for_more():
         start, target = segment(exact)
         ends = [m.train(start) for m in (exact, tesla)]
         assert torch.allclose(*ends, rtol=1e-12), "the same student"
-        by_exact, by_tesla = (torch.autograd.grad(m.distance(end, start, target), m.syn.learned) for m, end in zip((exact, tesla), ends))
+        by_exact, by_tesla = (
+            torch.autograd.grad(m.distance(end, start, target), m.syn.learned) for m, end in zip((exact, tesla), ends)
+        )
         m, beta, theta, parts = tesla, tesla.syn.rates[0, 0].detach(), start.clone(), []
         for own in method(MTT, inner_steps=steps, augment="none").minibatches():
             parts.append((theta.clone().requires_grad_(), own))
-            theta = theta - beta * torch.autograd.grad(cross_entropy(m.net.one(parts[-1][0], m.syn.x[own]), m.syn.y[own]), parts[-1][0])[0].detach()
+            theta = (
+                theta
+                - beta
+                * torch.autograd.grad(cross_entropy(m.net.one(parts[-1][0], m.syn.x[own]), m.syn.y[own]), parts[-1][0])[
+                    0
+                ].detach()
+            )
         total, scale = (start - theta) / beta, (start - target).square().sum()
         bracket = beta * (target - start) + beta**2 * total
         assert torch.allclose(bracket, -beta * (theta - target), atol=1e-12)
@@ -126,7 +147,9 @@ def test_the_loss_is_one_without_a_move_and_nothing_at_the_target():
     end = start + 0.3 * (target - start)
     assert torch.allclose(m.distance(end, start, target), torch.tensor(0.49))
     order = torch.randperm(len(start))
-    assert torch.allclose(m.distance(*(7 * t[order] for t in (end, start, target))), torch.tensor(0.49)), "scale and order do not matter"
+    assert torch.allclose(m.distance(*(7 * t[order] for t in (end, start, target))), torch.tensor(0.49)), (
+        "scale and order do not matter"
+    )
 
 
 def test_an_expert_of_the_set_itself_is_matched_exactly():
@@ -181,7 +204,9 @@ def test_dropping_common_patterns_gives_the_sheets_figures():
         assert torch.allclose(loss, torch.tensor(wanted))
         (by_weight,) = torch.autograd.grad(loss, at)
         assert (by_weight == 0).sum() == int(4 * drop)
-        assert torch.allclose(m.distance(start, start, target), torch.tensor(1.0)), "one without a move, whatever is dropped"
+        assert torch.allclose(m.distance(start, start, target), torch.tensor(1.0)), (
+            "one without a move, whatever is dropped"
+        )
 
 
 def test_pixels_are_weighed_before_momentum_and_maps_are_kept_between():
@@ -189,7 +214,11 @@ def test_pixels_are_weighed_before_momentum_and_maps_are_kept_between():
     m, plain = method(EDF, "edf", **fields), method(EDF, "edf", **fields)
     x, pair = m.syn.x.detach().clone(), segment(m)
     m.step(0, *pair)
-    assert {round(v, 6) for v in m.weights[m.weights < 1.0].tolist()} == set() and m.weights.max() <= 2 and (m.weights > 1).any()
+    assert (
+        {round(v, 6) for v in m.weights[m.weights < 1.0].tolist()} == set()
+        and m.weights.max() <= 2
+        and (m.weights > 1).any()
+    )
     kept = m.weights.clone()
     loss = plain.distance(plain.train(pair[0]), *pair)
     (by_x,) = torch.autograd.grad(loss, plain.syn.images)
@@ -213,7 +242,9 @@ def test_emphasis_has_the_sheets_weights():
     maps = torch.tensor([[0.0, 0.2], [0.6, 1.0]])[None, None]
     for beta, wanted in ((1.0, [[1, 1], [1.6, 2]]), (2.0, [[1, 1], [2.6, 3]])):
         assert torch.allclose(emphasis(maps, beta)[0, 0], torch.tensor(wanted, dtype=torch.float64))
-    assert torch.equal(emphasis(torch.zeros(1, 1, 2, 2), 2.0), torch.full((1, 1, 2, 2), 2.0)), "a map of nothing weighs all alike"
+    assert torch.equal(emphasis(torch.zeros(1, 1, 2, 2), 2.0), torch.full((1, 1, 2, 2), 2.0)), (
+        "a map of nothing weighs all alike"
+    )
 
 
 @pytest.mark.parametrize("kind", MAPS)
@@ -225,7 +256,9 @@ def test_maps_run_from_nothing_to_one_for_the_class_asked_for(kind):
     whole = class_maps(kind, net, x, torch.tensor([0, 1, 2, 0]), generator(0, "noise"))
     assert whole.shape == (4, 1, 8, 8) and whole.min() >= 0 and whole.max() <= 1
     other = class_maps(kind, net, x, torch.tensor([1, 1, 2, 0]), generator(0, "noise"))
-    assert not torch.allclose(other[0], whole[0]) and torch.allclose(other[1:], whole[1:]), "images do not see each other"
+    assert not torch.allclose(other[0], whole[0]) and torch.allclose(other[1:], whole[1:]), (
+        "images do not see each other"
+    )
 
 
 def test_smooth_gradcam_pp_of_an_averaging_head_has_the_sheets_closed_form():
@@ -253,4 +286,6 @@ def test_smooth_gradcam_pp_of_an_averaging_head_has_the_sheets_closed_form():
     maps = MAPS["smooth_gradcam_pp"](net, x, net(x).argmax(1), generator(3, "noise"))
     middle = (maps.amin((1, 2)) + maps.amax((1, 2))) / 2
     below = complexity(net, x, generator(3, "noise"))
-    assert below.tolist() == [(m <= half).double().mean().item() for m, half in zip(maps, middle)] and 0 < below.min() < 1
+    assert (
+        below.tolist() == [(m <= half).double().mean().item() for m, half in zip(maps, middle)] and 0 < below.min() < 1
+    )

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lib.networks import FIXED, NORMLESS, NORMS, TEXT, build, parse
-from lib.networks.layers import BatchNorm
-from lib.params import feature_width
+from lib.config.limits import feature_width
+from lib.networks import ARCHITECTURES, build, parse
+from lib.networks.layers import NORMS, BatchNorm
 from lib.rng import generator
 
 
@@ -36,22 +36,28 @@ def test_parameter_counts_of_the_sheet(name, shape, classes, count):
 
 @pytest.mark.parametrize(
     "name, shape, width",
-    [("conv3", (3, 32, 32), 8192), ("conv3", (1, 28, 28), 8192), ("conv4", (3, 64, 64), 16384), ("conv5", (3, 128, 128), 32768),
-     ("conv2-w32", (1, 8, 8), 256), ("resnet18", (3, 32, 32), 8192), ("resnet18_ap", (3, 32, 32), 8192)],
+    [("conv3", (3, 32, 32), 8192), ("conv3", (1, 28, 28), 8192), ("conv4", (3, 64, 64), 16384),
+     ("conv5", (3, 128, 128), 32768), ("conv2-w32", (1, 8, 8), 256), ("resnet18", (3, 32, 32), 8192),
+     ("resnet18_ap", (3, 32, 32), 8192)],
 )  # fmt: skip
 def test_feature_widths_of_the_sheet(name, shape, width):
     assert feature_width(name, shape) == width
 
 
-ARCHS = ["convnet2-w32", "conv2-w32", "dcconv2-w32", "kipconv2-w32", *(FIXED.keys() - NORMLESS)]
+NORMLESS = {arch for arch, builder in ARCHITECTURES.items() if "norm" not in builder.options}
+FIXED = {arch for arch, builder in ARCHITECTURES.items() if not builder.scalable}
+ARCHS = ["convnet2-w32", "conv2-w32", "dcconv2-w32", "kipconv2-w32", *(FIXED - NORMLESS)]
 NAMES = [
-    arch if norm == "none" else f"{arch}-{norm}" for arch in sorted(ARCHS) for norm in NORMS if (arch[-3:], arch[:6], norm) != ("_dc", "resnet", "layer")
+    arch if norm == "none" else f"{arch}-{norm}"
+    for arch in sorted(ARCHS)
+    for norm in NORMS
+    if (arch[-3:], arch[:6], norm) != ("_dc", "resnet", "layer")
 ] + [*sorted(NORMLESS - {"dense"}), "dense2-w8-orthogonal"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network_and_norm_runs_and_learns(name):
-    size, channels = 64 if "tv" in name or name == "alexnet_dd" else 32, 1 if name in TEXT else 3
+    size, channels = 64 if "tv" in name or name == "alexnet_dd" else 32, 1 if ARCHITECTURES[parse(name)[0]].text else 3
     net = build(name, (channels, size, size), 7).reset(generator(0, "net")).train()
     x = torch.randn(4, channels, size, size, generator=generator(1, "x"))
     logits = net(x)
@@ -105,7 +111,21 @@ def test_vmapped_batch_norm_keeps_each_students_statistics():
 
 
 @pytest.mark.parametrize(
-    "name", ["conv", "conv0", "conv3-w0", "convnets3", "conv3-batch-max", "alexnet2", "conv3-bn", "conv3_batch", "", "vgg16", "mlp-batch", "lenet-group"]
+    "name",
+    [
+        "conv",
+        "conv0",
+        "conv3-w0",
+        "convnets3",
+        "conv3-batch-max",
+        "alexnet2",
+        "conv3-bn",
+        "conv3_batch",
+        "",
+        "vgg16",
+        "mlp-batch",
+        "lenet-group",
+    ],
 )
 def test_unknown_names_say_what_is_allowed(name):
     with pytest.raises(ValueError, match="conv3-batch"):

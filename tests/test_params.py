@@ -2,16 +2,17 @@
 
 import copy
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from lib.config.limits import check_against_data
+from lib.config.load import ParamsError, load_params
 from lib.data.preprocess import Preprocess
 from lib.data.real import RealSet
-from lib.params import ParamsError, check_against_data, in_shape, load_params
+from lib.data.sources import in_shape
 
 SHIPPED = yaml.safe_load(Path("params.yaml").read_text())
 KEY = "digits-frepo-digits-ipc1"
@@ -19,7 +20,7 @@ ISA = "digits-isa-digits-ipc1"
 CONTINUAL = "digits-frepo-digits-ipc1-steps5"
 MEMBERSHIP = "digits-frepo-digits-ipc10-chunk500"
 DM, LODM = "digits-dm-digits-ipc1", "digits-frepo-digits-ipc1-rank2"
-DD, RAT = "digits-dd-digits-ipc1", "digits-rat-digits-ipc1"
+DD, RAT, SCORES = "digits-dd-digits-ipc1", "digits-rat-digits-ipc1", "digits-datm-digits-ipc1"
 
 
 def errors_of(tmp_path, change):
@@ -36,22 +37,36 @@ def errors_of(tmp_path, change):
 def test_shipped_file_is_valid_and_rows_take_their_methods_defaults():
     params = load_params()
     cell = params.cells["frepo-frepo-cifar10-ipc1"]
-    assert cell.distill.steps == 500_000 and cell.distill.pool_size == 10 and cell.distill.ipc == 1 and cell.distill.flip
+    assert (
+        cell.distill.steps == 500_000 and cell.distill.pool_size == 10 and cell.distill.ipc == 1 and cell.distill.flip
+    )
     assert in_shape(params.datasets["cifar10"]) == (3, 32, 32)
 
 
 def test_every_published_frepo_figure_has_its_cell():
-    from lib.report.compare import published_figures
+    from lib.report.published import published_figures
 
-    wanted = {f"frepo-frepo-{dataset}-ipc{ipc}" for dataset, figures in published_figures()["frepo"].items() for ipc in figures}
-    assert wanted == {key for key, cell in load_params().cells.items() if cell.suite == "frepo" and cell.distill.class_steps == 1 and not cell.distill.chunk}
+    wanted = {
+        f"frepo-frepo-{dataset}-ipc{ipc}"
+        for dataset, figures in published_figures()["frepo"].items()
+        for ipc in figures
+    }
+    assert wanted == {
+        key
+        for key, cell in load_params().cells.items()
+        if cell.suite == "frepo" and cell.distill.class_steps == 1 and not cell.distill.chunk
+    }
 
 
 def test_flip_and_protocol_of_frepos_cells_follow_the_sheet():
     cells = {k: c for k, c in load_params().cells.items() if c.suite == "frepo"}
     flipped = {k for k, c in cells.items() if c.distill.flip}
     assert not any(k for k in flipped if "mnist" in k or "imagenet64" in k)
-    assert "frepo-frepo-cifar100-ipc1" in flipped and "frepo-frepo-cifar100-ipc10" not in flipped and "frepo-frepo-tiny_imagenet-ipc10" not in flipped
+    assert (
+        "frepo-frepo-cifar100-ipc1" in flipped
+        and "frepo-frepo-cifar100-ipc10" not in flipped
+        and "frepo-frepo-tiny_imagenet-ipc10" not in flipped
+    )
     steps = {10: 1000, 100: 2000, 200: 20000, 500: 5000, 1000: 10000, 2000: 40000, 5000: 40000}  # section 9b, by N
     params = load_params()
     classes = {"cifar100": 100, "tiny_imagenet": 200, "cub200": 200, "imagenet64": 1000}
@@ -108,34 +123,61 @@ BAD = [
     (set_in(*DISTILL, "seeds", []), ["distill.seeds", "distinct integers"]),
     (set_in(*DISTILL, "seeds", [1, 1]), ["distill.seeds", "[1, 1]", "distinct integers"]),
     (set_in(*DISTILL, "real_batch", 5000), ["distill.real_batch", "5000", "at most 1297"]),
-    (set_in(*DISTILL, "watch_at", [9999]), ["distill.watch_at", "beyond steps (300)"]),
+    (set_in(*DISTILL, "eval_at", [9999]), ["distill.eval_at", "beyond steps (300)"]),
     (set_in(*DISTILL, "conv_dtype", "fp16"), ["distill.conv_dtype", "'fp16'", "float32, bfloat16"]),
-    (set_in(*DISTILL, "watch_protocol", "none"), ["distill.watch_protocol", "one of protocols"]),
+    (set_in(*DISTILL, "eval_protocol", "none"), ["distill.eval_protocol", "one of protocols"]),
     (set_in("cells", KEY, "evaluate", "nets", ["alexnet", "vgg16"]), ["evaluate.nets", "'vgg16'"]),
     (set_in("cells", KEY, "dataset", "cifar"), [f"cells.{KEY}.dataset", "'cifar'", "cifar10"]),
     (set_in("cells", KEY, "preprocessing", "mnist"), ["preprocessing", "is of mnist, not digits"]),
     (set_in("cells", KEY, "method", "nomethod"), [".method", "'nomethod'", "frepo"]),
     (set_in("cells", "my cell", SHIPPED["cells"][KEY]), ["'my cell'", "letters, digits"]),
     (set_in("cells", "best", SHIPPED["cells"][KEY]), ["cells.best", "SUITE-METHOD-DATASET-ipcN"]),
-    (set_in("datasets", "mnist", {"source": "mnist", "resolution": 32}), ["datasets.mnist.resolution", "32", "28 pixels"]),
+    (
+        set_in("datasets", "mnist", {"source": "mnist", "resolution": 32}),
+        ["datasets.mnist.resolution", "32", "28 pixels"],
+    ),
     (set_in("datasets", "mine", {"resolution": 32}), ["datasets.mine", "exactly one of source, folder and subset"]),
     (set_in("preprocessing", "digits", "std", [0.0]), ["preprocessing.digits.std", "above 0"]),
     (set_in("preprocessing", "digits", "mean", [0.1, 0.2, 0.3]), ["preprocessing.digits.mean", "must have 1 value"]),
     (set_in("protocols", "digits", "warmup", 151), ["protocols.digits.warmup", "151", "at most steps (150)"]),
     (set_in("protocols", "digits", "num_nets", 2.5), ["protocols.digits.num_nets", "2.5", "an integer"]),
     (set_in("runtime", "device", "gpu"), ["runtime.device", "'gpu'", "auto, cpu, cuda"]),
-    (set_in("cells", CONTINUAL, "distill", "class_steps", 3), ["distill.class_steps", "3", "must divide the 10 classes"]),
-    (set_in("cells", MEMBERSHIP, "distill", "chunk", 1000), ["distill.chunk", "1000", "1297 training images give 1 chunk(s)", "seeds must be below 1"]),
-    (set_in("cells", MEMBERSHIP, "distill", "real_batch", 600), ["distill.real_batch", "600", "at most 500, the chunk"]),
+    (
+        set_in("cells", CONTINUAL, "distill", "class_steps", 3),
+        ["distill.class_steps", "3", "must divide the 10 classes"],
+    ),
+    (
+        set_in("cells", MEMBERSHIP, "distill", "chunk", 1000),
+        ["distill.chunk", "1000", "1297 training images give 1 chunk(s)", "seeds must be below 1"],
+    ),
+    (
+        set_in("cells", MEMBERSHIP, "distill", "real_batch", 600),
+        ["distill.real_batch", "600", "at most 500, the chunk"],
+    ),
     (set_in("cells", ISA, "distill", "topk", 1.5), ["distill.topk", "1.5", "between -1 and 1"]),
     (set_in("cells", ISA, "distill", "topk", 0.005), ["distill.topk", "0.005", "at least 2 of the 256 images"]),
     (set_in("cells", ISA, "distill", "epsilon", float("inf")), ["distill.epsilon", "inf", "finite"]),
     (set_in("cells", ISA, "baseline", "frepo"), [f"cells.{ISA}.baseline", "'frepo'", KEY]),
-    (set_in("cells", KEY, "evaluate", "nets", ["mlp-batch"]), ["evaluate.nets", "'mlp-batch'", "not of alexcifar", "lenet, lenet_dc"]),
-    (set_in("cells", KEY, "evaluate", "nets", ["conv2-batch-max"]), ["evaluate.nets", "'conv2-batch-max'", "convnetDEPTH also takes"]),
-    (set_in("cells", KEY, "evaluate", "protocol", "dc-300"), ["evaluate.protocol", "'dc-300'", "centred labels need a protocol of squared_error"]),
-    (set_in("cells", DM, "distill", "watch_protocol", "digits"), ["watch_protocol", "'digits'", "one_hot labels need a protocol of cross_entropy"]),
-    (set_in("cells", DM, "distill", "real_batch", 200), ["distill.real_batch", "200", "at most 128, digits's smallest class"]),
+    (
+        set_in("cells", KEY, "evaluate", "nets", ["mlp-batch"]),
+        ["evaluate.nets", "'mlp-batch'", "not of alexcifar", "lenet, lenet_dc"],
+    ),
+    (
+        set_in("cells", KEY, "evaluate", "nets", ["conv2-batch-max"]),
+        ["evaluate.nets", "'conv2-batch-max'", "convnetDEPTH also takes"],
+    ),
+    (
+        set_in("cells", KEY, "evaluate", "protocol", "dc-300"),
+        ["evaluate.protocol", "'dc-300'", "centred labels need a protocol of squared_error"],
+    ),
+    (
+        set_in("cells", DM, "distill", "eval_protocol", "digits"),
+        ["eval_protocol", "'digits'", "one_hot labels need a protocol of cross_entropy"],
+    ),
+    (
+        set_in("cells", DM, "distill", "real_batch", 200),
+        ["distill.real_batch", "200", "at most 128, digits's smallest class"],
+    ),
     (set_in("cells", DM, "distill", "init", "svd"), ["distill.init", "'svd'", "is for a rank alone"]),
     (set_in("cells", DM, "distill", "images", 3), ["distill.images", "3", "is for a rank alone"]),
     (set_in("cells", DM, "distill", "augment", "rgb"), ["distill.augment", "'rgb'", "none, dsa, dsa-noflip"]),
@@ -146,13 +188,25 @@ BAD = [
     (set_in("protocols", "digits", "epochs", 10), ["protocols.digits", "optimizer adam takes steps", "no epochs"]),
     (set_in("protocols", "dd-fixed", "steps", 10), ["protocols.dd-fixed", "the set's own minibatches"]),
     (set_in("cells", DM, "evaluate", "protocol", "dd-fixed"), ["evaluate.protocol", "'dd-fixed'", "only dd and sldd"]),
-    (set_in("cells", DD, "distill", "minibatches", 3), ["distill.minibatches", "3", "must divide the 1 images of each class"]),
+    (
+        set_in("cells", DD, "distill", "minibatches", 3),
+        ["distill.minibatches", "3", "must divide the 1 images of each class"],
+    ),
     (set_in("cells", RAT, "distill", "window", 31), ["distill.window", "31", "at most inner_steps (30)"]),
     (set_in("cells", RAT, "distill", "inner_batch", 20), ["distill.inner_batch", "20", "takes batch_per_class"]),
-    (set_in("cells", RAT, "distill", "batch_per_class", 2), ["distill.inner_batch", "0", "batch_per_class (2; at most 1"]),
-    (set_in("protocols", "digits-rat", "batch_per_class", 3), ["protocols.digits-rat.batch_per_class", "3", "must divide batch (100)"]),
+    (
+        set_in("cells", RAT, "distill", "batch_per_class", 2),
+        ["distill.inner_batch", "0", "batch_per_class (2; at most 1"],
+    ),
+    (
+        set_in("protocols", "digits-rat", "batch_per_class", 3),
+        ["protocols.digits-rat.batch_per_class", "3", "must divide batch (100)"],
+    ),
     (set_in("cells", RAT, "evaluate", "protocol", "rat-class"), ["evaluate.protocol", "100", "at most 10 classes"]),
-    (set_in("protocols", "digits-sgd", "batch_per_class", 1), ["protocols.digits-sgd.batch_per_class", "belongs to optimizer adam"]),
+    (
+        set_in("protocols", "digits-sgd", "batch_per_class", 1),
+        ["protocols.digits-sgd.batch_per_class", "belongs to optimizer adam"],
+    ),
     (by_class("continual", CONTINUAL, "protocol"), [f"continual.{CONTINUAL}.protocol", "wants sets of all classes"]),
     (by_class("cells", CONTINUAL, "evaluate", "protocol"), ["evaluate.protocol", "class_steps must be 1"]),
     (set_in("cells", DD, "distill", "classes", [3, 10]), ["distill.classes", "[3, 10]", "must be below 10"]),
@@ -163,17 +217,36 @@ BAD = [
     (set_in("datasets", "cifar10", "channels", 1), ["datasets.cifar10.channels", "1", "has its own; remove it"]),
     (set_in("datasets", "trec6", "resolution", 8), ["datasets.trec6.resolution", "8", "sentences have none"]),
     (set_in("preprocessing", "trec6-random", "length", 0), ["preprocessing.trec6-random.length", "0", "at least 1"]),
-    (set_in("preprocessing", "trec6-random", "std", [1.0]), ["preprocessing.trec6-random.std", "unknown key", "vectors"]),
+    (
+        set_in("preprocessing", "trec6-random", "std", [1.0]),
+        ["preprocessing.trec6-random.std", "unknown key", "vectors"],
+    ),
     (set_in("protocols", "dc-300", "warmup", 10), ["protocols.dc-300", "belong to optimizer adam"]),
-    (set_in("continual", CONTINUAL, "herding", "none"), [f"continual.{CONTINUAL}.herding", "'none'", "one of protocols"]),
+    (
+        set_in("continual", CONTINUAL, "herding", "none"),
+        [f"continual.{CONTINUAL}.herding", "'none'", "one of protocols"],
+    ),
     (set_in("continual", CONTINUAL, "suite", "frepo"), [f"continual.{CONTINUAL}.suite", "'frepo'", "must be digits"]),
     (set_in("continual", KEY, SHIPPED["continual"][CONTINUAL]), [f"continual.{KEY}", "class_steps must be above 1"]),
     (set_in("continual", "mine", SHIPPED["continual"][CONTINUAL]), ["continual.mine", "there is no such cell"]),
     (set_in("continual", CONTINUAL, "net", "vgg11"), [f"continual.{CONTINUAL}.net", "does not fit images of 8x8"]),
-    (set_in("membership", MEMBERSHIP, "protocol", "frepo-1000-grey"), [f"membership.{MEMBERSHIP}.protocol", "constant rate"]),
-    (set_in("membership", MEMBERSHIP, "updates", [100, 9000]), [f"membership.{MEMBERSHIP}.updates", "9000", "steps of its protocols"]),
+    (
+        set_in("membership", MEMBERSHIP, "protocol", "frepo-1000-grey"),
+        [f"membership.{MEMBERSHIP}.protocol", "constant rate"],
+    ),
+    (
+        set_in("membership", MEMBERSHIP, "updates", [100, 9000]),
+        [f"membership.{MEMBERSHIP}.updates", "9000", "steps of its protocols"],
+    ),
     (set_in("membership", MEMBERSHIP, "shadows", 3), [f"membership.{MEMBERSHIP}.shadows", "3", "even"]),
-    (set_in("membership", CONTINUAL, SHIPPED["membership"][MEMBERSHIP]), [f"membership.{CONTINUAL}", "chunk must be above 0"]),
+    (
+        set_in("membership", CONTINUAL, SHIPPED["membership"][MEMBERSHIP]),
+        [f"membership.{CONTINUAL}", "chunk must be above 0"],
+    ),
+    (set_in("scores", SCORES, "experts", "none"), [f"scores.{SCORES}.experts", "'none'", "needs a row of experts"]),
+    (set_in("protocols", "frepo-1000", "steps", 0), ["protocols.frepo-1000", "optimizer adam takes steps"]),
+    (set_in("cells", KEY, "method", []), [f"cells.{KEY}.method", "[]", "must be one of methods"]),
+    (set_in("datasets", "mine", {"resolution": 8, "source": []}), ["datasets.mine.source", "[]", "one of digits"]),
     (set_in("cels", {}), ["cels", "unknown table"]),
     (remove("cells", KEY, "evaluate"), [f"cells.{KEY}.evaluate: missing"]),
 ]
@@ -196,7 +269,9 @@ def test_all_errors_of_a_file_come_at_once(tmp_path):
     assert len(lines) == 3 and any("ten" in line for line in lines) and any("gpu" in line for line in lines)
 
 
-@pytest.mark.parametrize("text, word", [("cells: [", "not valid YAML"), ("", "must be a mapping"), ("- 1", "must be a mapping")])
+@pytest.mark.parametrize(
+    "text, word", [("cells: [", "not valid YAML"), ("", "must be a mapping"), ("- 1", "must be a mapping")]
+)
 def test_files_that_are_not_parameters(tmp_path, text, word):
     path = tmp_path / "params.yaml"
     path.write_text(text)
@@ -221,7 +296,7 @@ def test_what_only_the_data_show_is_refused_before_any_compute(change, words):
     labels = torch.tensor([0, 1] * 10 + [0] * 10 + [1] * 5)
     x = torch.zeros(35, 1, 8, 8)
     real = RealSet(x, labels, x, labels, Preprocess(torch.zeros(1), torch.ones(1)), {"num_classes": 2})
-    cfg = replace(load_params().cells[KEY].distill, **{"seeds": (0, 1), **change})
+    cfg = load_params().cells[KEY].distill.changed(**{"seeds": (0, 1), **change})
     if words is None:
         return check_against_data("mine", cfg, real)
     with pytest.raises(ParamsError) as caught:
@@ -234,7 +309,7 @@ def test_rows_have_what_the_pipeline_names_of_them():
     for name, stage in yaml.safe_load(Path("dvc.yaml").read_text())["stages"].items():
         named = re.findall(r"\$\{item\.([\w.]+)\}", yaml.safe_dump(stage))
         rows = SHIPPED[stage["foreach"].strip("${}")] if named else {}
-        assert named or name not in ("distill", "evaluate", "distill_experts")
+        assert named or name not in ("distill", "evaluate")
         for key, row in rows.items():
             for keys in named:
                 value = row

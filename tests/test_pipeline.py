@@ -1,9 +1,11 @@
-"""The pipeline as a user runs it: the real dvc.yaml through real DVC, in a committed copy of the project, at toy size."""
+"""The pipeline as a user runs it: the real dvc.yaml through real DVC, in a committed copy of the project, toy size."""
 
 import copy
 import json
 import re
+import shlex
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ from PIL import Image
 
 from lib.data.preprocess import Preprocess
 from lib.data.real import load_arrays
+from lib.files import read_metrics
 
-from .toy import CELL, CELLS, CONTINUAL, MEMBERSHIP, TOUCHED, clone, commit, dvc, edit, ran, toy
+from .toy import CELL, CELLS, CONTINUAL, MEMBERSHIP, TOUCHED, clone, commit, dvc, edit, ran, toy, tracked
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +35,23 @@ def pipeline(project, tmp_path_factory):
 def test_clean_copy_runs_every_stage_of_the_suite_and_of_no_other(pipeline):
     folder, output = pipeline
     assert sorted(ran(output)) == sorted(
-        ["prepare@digits", "whiten@digits", "report@digits", f"continual@{CONTINUAL}", f"membership@{MEMBERSHIP}"]
+        [
+            "plan",
+            "prepare@digits",
+            "whiten@digits",
+            "report@digits",
+            f"continual@{CONTINUAL}",
+            f"membership@{MEMBERSHIP}",
+        ]
         + [f"{stage}@{key}" for stage in ("distill", "evaluate") for key in CELLS]
     )
     results = json.loads((folder / "reports/digits/results.json").read_text())
     assert {row["cell"] for row in results["rows"]} == set(CELLS)
     assert all(0 < row["accuracy_mean"] <= 100 for row in results["rows"])
     assert [row["memory"] for row in results["continual"]] == ["distilled", "random", "herding"]
-    assert [(row["trained_on"], row["updates"]) for row in results["membership"]] == [(k, u) for k in ("distilled", "initial", "real") for u in (10, 20)]
+    assert [(row["trained_on"], row["updates"]) for row in results["membership"]] == [
+        (k, u) for k in ("distilled", "initial", "real") for u in (10, 20)
+    ]
     assert all((folder / "reports/digits" / figure["file"]).stat().st_size > 200 for figure in results["figures"])
 
 
@@ -58,6 +72,7 @@ def test_index_shows_the_suites(pipeline):
 def test_runs_are_tracked_with_their_addresses(pipeline):
     from mlflow import MlflowClient
 
+    tracked(pipeline[0])
     client = MlflowClient(f"sqlite:///{pipeline[0] / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("distillery").experiment_id])
     tags = {run.info.run_name: run.data.tags for run in runs}
@@ -66,22 +81,96 @@ def test_runs_are_tracked_with_their_addresses(pipeline):
 
 
 def test_changing_one_row_touches_that_rows_stages_only(pipeline):
-    """A dry run lists what changed; the experiment below runs it, and what follows from it."""
     folder, _ = pipeline
-    for change, stage in (({"distill": {"outer_lr": 2.0e-3}}, "distill"), ({"evaluate": {"nets": ["kipconv2-w32"]}}, "evaluate")):
+    for change, stages in (
+        ({"distill": {"outer_lr": 2.0e-3}}, ("distill", "evaluate")),
+        ({"evaluate": {"nets": ["kipconv2-w32"]}}, ("distill", "evaluate")),  # its first network judges on the way too
+        ({"evaluate": {"nets": ["conv2-w32", "mlp"]}}, ("evaluate",)),
+    ):
         section, values = next(iter(change.items()))
         edit(folder, lambda p, section=section, values=values: p["cells"][TOUCHED][section].update(values))
-        assert ran(dvc(folder, "repro", "--dry", "report@digits")) == [f"{stage}@{TOUCHED}"]
-        subprocess.run(["git", "checkout", "-q", "params.yaml"], cwd=folder, check=True)
+        output = dvc(folder, "repro", f"evaluate@{TOUCHED}", f"evaluate@{CELL}")
+        assert ran(output) == ["plan", *(f"{stage}@{TOUCHED}" for stage in stages)], change
+        restored(folder)
 
 
-def test_experiment_with_one_value_reruns_that_row_only(pipeline):
-    folder, _ = pipeline
-    output = dvc(folder, "exp", "run", f"evaluate@{CELL}", "-S", f"cells.{CELL}.distill.ipc=2")
-    assert sorted(ran(output)) == sorted([f"distill@{CELL}", f"evaluate@{CELL}"])
-    shown = json.loads((folder / f"build/distill/digits/{CELL}/history.json").read_text())
-    assert shown["cell"] == CELL
+def restored(folder):
+    """Take edits back, and have DVC do so: what was computed before comes out of its cache."""
     subprocess.run(["git", "checkout", "-q", "."], cwd=folder, check=True)
+    output = dvc(folder, "repro", "report@digits")
+    assert set(ran(output)) <= {"plan", "report@digits"}, output
+
+
+def test_words_and_forms_of_the_code_run_plan_alone(pipeline):
+    """A comment in every file, a docstring and formatting; then what is added: a network, a protocol, a row."""
+    folder, _ = pipeline
+    for path in [*(folder / "lib").rglob("*.py"), *(folder / "stages").rglob("*.py")]:
+        path.write_text(path.read_text() + "# a remark\n")
+    path = folder / "lib/methods/frepo.py"
+    path.write_text(path.read_text().replace('"""', '"""In other words: ', 1).replace("x, y = ", "x,   y = "))
+    assert ran(dvc(folder, "repro", "report@digits")) == ["plan"]
+
+    code = "from . import ARCHITECTURES\nfrom .classic import mlp\n\n\n@ARCHITECTURES.register"
+    code += "(scalable=False, text=False, options={})\ndef mine(in_shape, num_classes):\n    return mlp(in_shape, num_classes)\n"
+    (folder / "lib/networks/mine.py").write_text(code)
+
+    def add(params):
+        params["protocols"]["mine"] = params["protocols"]["digits"]
+        row = params["cells"]["ablation-frepo-digits-ipc1"]
+        params["cells"]["ablation-frepo-digits-ipc1-mine"] = {**row, "evaluate": {"protocol": "mine", "nets": ["mine"]}}
+
+    edit(folder, add)
+    assert ran(dvc(folder, "repro", "report@digits")) == ["plan"]
+    (folder / "lib/networks/mine.py").unlink()
+    restored(folder)
+
+
+def test_a_changed_formula_runs_what_it_changes(pipeline):
+    folder, _ = pipeline
+    path = folder / "lib/methods/isa.py"
+    path.write_text(path.read_text().replace("epsilon**2 / 3", "epsilon**2 / 4"))
+    stages = [f"distill@{TOUCHED}", f"evaluate@{TOUCHED}", "report@digits"]
+    assert ran(dvc(folder, "repro", "report@digits")) == ["plan", *stages]
+    restored(folder)
+
+
+def test_dvc_shows_what_an_experiment_changed_and_what_came_of_it(pipeline):
+    folder, _ = pipeline
+    target, key, means = f"evaluate@{CELL}", f"cells.{CELL}.distill.ipc", f"build/evaluate/digits/{CELL}.json"
+    output = dvc(folder, "exp", "run", target, "-n", "two", "-S", f"{key}=2")
+    assert ran(output) == ["plan", f"distill@{CELL}", target]
+    assert json.loads((folder / f"build/distill/digits/{CELL}/history.json").read_text())["cell"] == CELL
+    (line,) = [line for line in dvc(folder, "params", "diff").splitlines() if "ipc" in line]
+    assert key in line and line.split()[-2:] == ["1", "2"]
+    shown = json.loads(dvc(folder, "metrics", "show", "--json", means))[""]["data"][means]["data"]
+    accuracy = np.mean(read_metrics(folder / means)["nets"]["conv2-w32"]["distilled"]["accuracy"])
+    assert shown.keys() == {"accuracy"} and shown["accuracy"]["conv2-w32"].keys() == {"distilled", "real_subset"}
+    assert abs(shown["accuracy"]["conv2-w32"]["distilled"] - accuracy) < 0.006
+    assert "accuracy.conv2-w32.distilled" in dvc(folder, "metrics", "diff")
+    readme = (ROOT / "README.md").read_text()
+    command = shlex.split(re.search(r"^dvc (exp show .*)$", readme, re.MULTILINE)[1])
+    table = dvc(folder, *command, "--csv")
+    header, *rows = [line.split(",") for line in table.splitlines() if line.count(",") > 3]
+    assert any(key in name for name in header) and any("accuracy.conv2-w32.distilled" in name for name in header)
+    assert len(header) < 40 and any("two" in row for row in rows), header
+    restored(folder)
+
+
+def test_another_clone_is_handed_the_results(pipeline, project, tmp_path):
+    """A remote on this machine: what is pushed with the run cache is not computed again, though that clone has no dvc.lock."""
+    folder, _ = pipeline
+    other = clone(project, tmp_path / "other")
+    for each in (folder, other):
+        dvc(each, "remote", "add", "--default", "store", str(tmp_path / "store"), "--local")
+    dvc(folder, "push", "--run-cache")
+    edit(other, toy)
+    dvc(other, "fetch", "--run-cache")
+    output = dvc(other, "repro", "--pull", "report@digits")
+    assert set(ran(output)) == {"plan", "report@digits"}, output
+    for path in (folder / "build/distill/digits").rglob("seed*"):
+        assert (other / path.relative_to(folder)).read_bytes() == path.read_bytes()
+    results = [json.loads((each / "reports/digits/results.json").read_text()) for each in (folder, other)]
+    assert results[0] == results[1]
 
 
 def test_a_set_of_somebody_is_judged_and_on_the_page(pipeline):
@@ -91,14 +180,24 @@ def test_a_set_of_somebody_is_judged_and_on_the_page(pipeline):
     x = Preprocess.load(folder / "data/preprocessing/digits.safetensors").apply(torch.tensor(pixels[:]) / 255)
     means = torch.stack([x[torch.tensor(labels) == c].mean(0) for c in range(10)])
     torch.save({"images": means, "labels": torch.arange(10)}, folder / "means.pt")
-    row = {"dataset": "digits", "preprocessing": "digits", "file": "means.pt", "labels": "classes", "protocol": "digits-sgd", "nets": ["mlp"]}
-    edit(folder, lambda p: p["given"].update(means=row))
-    dvc(folder, "repro", "given@means")
-    found = json.loads((folder / "reports/given/means.json").read_text())
+    row = {
+        "dataset": "digits",
+        "preprocessing": "digits",
+        "file": "means.pt",
+        "labels": "classes",
+        "protocol": "digits-sgd",
+        "nets": ["mlp"],
+    }
+    edit(folder, lambda p: p["external"].update(means=row))
+    dvc(folder, "repro", "external@means")
+    found = read_metrics(folder / "reports/external/means.json")
     assert found["images"] == 10 and min(found["nets"]["mlp"]) > 50
     dvc(folder, "repro", "--single-item", "index")
-    assert "means" in re.search(r'id="given".*?</table>', (folder / "reports/index.html").read_text(), re.DOTALL)[0]
-    assert f"| `means` | digits | mlp | **{np.mean(found['nets']['mlp']):.1f}**" in (folder / "reports/README.md").read_text()
+    assert "means" in re.search(r'id="external".*?</table>', (folder / "reports/index.html").read_text(), re.DOTALL)[0]
+    assert (
+        f"| `means` | digits | mlp | **{np.mean(found['nets']['mlp']):.1f}**"
+        in (folder / "reports/README.md").read_text()
+    )
     subprocess.run(["git", "checkout", "-q", "."], cwd=folder, check=True)
 
 
@@ -116,11 +215,12 @@ def test_a_folder_of_pictures_goes_through_the_whole_pipeline(pipeline):
         params["datasets"]["flowers"] = {"folder": "flowers", "resolution": 8}
         params["preprocessing"]["flowers"] = {"dataset": "flowers", "zca": "frepo"}
         row = copy.deepcopy(params["cells"][CELL]) | {"dataset": "flowers", "preprocessing": "flowers"}
-        row["distill"] |= {"real_batch": 16, "steps": 10, "watch_every": 0}
+        row["distill"] |= {"real_batch": 16, "steps": 10, "eval_every": 0}
         params["cells"]["digits-frepo-flowers-ipc1"] = row
 
     edit(folder, change)
     dvc(folder, "repro", "evaluate@digits-frepo-flowers-ipc1")
-    measured = json.loads((folder / "build/evaluate/digits/digits-frepo-flowers-ipc1.json").read_text())
-    assert min(measured["nets"]["conv2-w32"]["distilled"]["accuracy"][0]) == 100.0
+    measured = read_metrics(folder / "build/evaluate/digits/digits-frepo-flowers-ipc1.json")
+    # All eight pictures, or all but one: where the ten steps end depends on the processor's rounding.
+    assert min(measured["nets"]["conv2-w32"]["distilled"]["accuracy"][0]) >= 87.5
     subprocess.run(["git", "checkout", "-q", "params.yaml"], cwd=folder, check=True)

@@ -1,21 +1,20 @@
-"""RaT-BPTT: the window's gradient against one graph of all steps, its parts against the sheet (sections 12 and 14) and the library."""
-
-from dataclasses import replace
+"""RaT-BPTT: the window's gradient against one graph of all steps, its parts against sheet (12, 14) and library."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lib.augment.dsa import apply
+from lib.config.load import load_params
+from lib.data.labels import class_labels
 from lib.data.real import RealSet
-from lib.losses import class_labels
 from lib.methods.rat import Clip, RaT, adam
-from lib.params import load_params
 from lib.rng import class_minibatches, generator
-from lib.synthetic import SyntheticSet, initial_set
+from lib.synthetic.initial import initial_set
+from lib.synthetic.set import SyntheticSet
 
-CFG = load_params(only="digits-rat-digits-ipc1").cells["digits-rat-digits-ipc1"].distill
-CFG = replace(CFG, net="dense1-w8", inner_steps=6, window=3, real_batch=20, steps=4)
+CFG = load_params().cells["digits-rat-digits-ipc1"].distill
+CFG = CFG.changed(net="dense1-w8", inner_steps=6, window=3, real_batch=20, steps=4)
 
 
 def real_set(dtype=torch.float64):
@@ -26,7 +25,7 @@ def real_set(dtype=torch.float64):
 def method(seed=0, dtype=torch.float64, **fields):
     torch.set_default_dtype(dtype)
     try:
-        cfg = replace(CFG, **fields)
+        cfg = CFG.changed(**fields)
         images, y = initial_set(real_set(dtype), cfg, seed)
         return RaT(cfg, SyntheticSet(images, y.to(dtype), cfg.learn_labels), seed)
     finally:
@@ -43,17 +42,27 @@ MINIBATCHES = {"ipc": 3, "inner_batch": 4, "batch_per_class": 2, "learn_labels":
 
 @pytest.mark.parametrize(
     "before, window, fields",
-    [(0, 6, {}), (3, 3, {"learn_labels": True}), (2, 4, {"learn_labels": True, "augment": "flip-rotate"}), (2, 4, MINIBATCHES)],
+    [
+        (0, 6, {}),
+        (3, 3, {"learn_labels": True}),
+        (2, 4, {"learn_labels": True, "augment": "flip-rotate"}),
+        (2, 4, MINIBATCHES),
+    ],
 )
 def test_gradient_is_that_of_one_graph_of_the_windows_steps(before, window, fields):
     rat, (x, y) = method(window=window, **fields), batch()
     syn, theta = rat.syn, rat.net.weights(rat.rngs["weights"])
     states = {name: gen.get_state() for name, gen in rat.rngs.items()}
-    chosen, draws = rat.chosen(before + window), [rat.drawn(rat.cfg.inner_batch or len(syn)) for _ in range(before + window)]
+    chosen, draws = (
+        rat.chosen(before + window),
+        [rat.drawn(rat.cfg.inner_batch or len(syn)) for _ in range(before + window)],
+    )
     one, first, second = theta.clone().requires_grad_(), 0, 0
     for t, drawn in enumerate(draws):
         if t == before:
-            one, first, second = (s.detach().requires_grad_() if torch.is_tensor(s) else s for s in (one, first, second))
+            one, first, second = (
+                s.detach().requires_grad_() if torch.is_tensor(s) else s for s in (one, first, second)
+            )
         loss = F.cross_entropy(rat.net.one(one, apply(syn.x[chosen[t]][None], drawn)[0]), syn.y[chosen[t]])
         g = torch.autograd.grad(loss, one, create_graph=True)[0]
         first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
@@ -79,7 +88,9 @@ def test_minibatches_are_distinct_images_of_distinct_classes_each_as_likely():
 
 
 def test_inner_update_is_the_librarys_adam_and_finite_where_nothing_moves():
-    draws = generator(0, "adam")  # the library scales epsilon with the count, which shows where a gradient is next to nothing
+    draws = generator(
+        0, "adam"
+    )  # the library scales epsilon with the count, which shows where a gradient is next to nothing
     weights = torch.randn(5, dtype=torch.float64, generator=draws).requires_grad_()
     theirs = torch.optim.Adam([weights], 0.01)
     state = weights.detach().clone(), torch.zeros(5, dtype=torch.float64), torch.zeros(5, dtype=torch.float64)

@@ -1,24 +1,31 @@
-"""The report: arithmetic, verdicts, honest treatment of unverified figures, and a page that is safe and self-contained."""
+"""The report: arithmetic, verdicts, honest treatment of unverified figures, a page that is safe and self-contained."""
 
 import json
 import re
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
+from lib.config.load import load_params
+from lib.config.recipes import recipes
+from lib.config.settings import Settings
 from lib.data.text import WordVectors
-from lib.params import load_params
 from lib.report.applications import continual_rows, membership_rows
-from lib.report.compare import make_row, paired, provenance_lines, published_figures, verdict
+from lib.report.compare import make_row, paired, provenance_lines, verdict
 from lib.report.figures import plot_ipc, plot_steps, save_gallery, save_preview
 from lib.report.page import duration, write_page
+from lib.report.published import published_figures
 from lib.report.suite import application_figures, grid_figures, label_figure
 
 MADE = {"device": "CPU", "commit": "abc", "torch": "2", "date": "2026-01-02"}
-HISTORY = {"seeds": {"0": {"runs": [{"wall_s": 10.0, "history": []}], **MADE}, "1": {"runs": [{"wall_s": 5.5, "history": []}], **MADE, "commit": "def"}}}
+HISTORY = {
+    "seeds": {
+        "0": {"runs": [{"wall_s": 10.0, "history": []}], **MADE},
+        "1": {"runs": [{"wall_s": 5.5, "history": []}], **MADE, "commit": "def"},
+    }
+}
 
 
 ATTACK = {"auc": 0.6, "auc_se": 0.01, "balanced_accuracy": 0.55, "tpr_at_0.1": 0.002, "tpr_at_1": 0.02}
@@ -29,7 +36,10 @@ MEMBERSHIP = {
             "kind": kind,
             "updates": updates,
             "accuracy": [90.0, 92.0],
-            "attacks": {"threshold": [ATTACK, ATTACK | {"auc": 0.7, "auc_se": 0.03}], "control_threshold": [ATTACK | {"auc": 0.9}]},
+            "attacks": {
+                "threshold": [ATTACK, ATTACK | {"auc": 0.7, "auc_se": 0.03}],
+                "control_threshold": [ATTACK | {"auc": 0.9}],
+            },
         }
         for kind in ("distilled", "real")
         for updates in (10, 20)
@@ -46,7 +56,10 @@ CONTINUAL = {
 
 
 def measured(net="conv3", distilled=((46.0, 47.0), (48.0, 47.0))):
-    kinds = {"distilled": {"accuracy": distilled, "krr": [40.0, 42.0]}, "real_subset": {"accuracy": [[14.0, 16.0]], "krr": [12.0]}}
+    kinds = {
+        "distilled": {"accuracy": distilled, "krr": [40.0, 42.0]},
+        "real_subset": {"accuracy": [[14.0, 16.0]], "krr": [12.0]},
+    }
     return {"seeds": [0, 1], "nets": {net: kinds}}
 
 
@@ -57,8 +70,8 @@ def row(key="frepo-frepo-cifar10-ipc1", net="conv3", **kwargs):
 
 def test_row_has_the_promised_columns_and_right_arithmetic():
     r = row()
-    promised = """cell suite method dataset ipc network protocol accuracy_mean accuracy_std n_networks n_seeds real_subset_mean
-        published_mean published_std published_source verdict steps wall_s device commit""".split()
+    promised = """cell suite method dataset ipc network protocol accuracy_mean accuracy_std n_networks n_seeds
+        real_subset_mean published_mean published_std published_source verdict steps wall_s device commit""".split()
     assert set(promised) <= set(r)
     assert (r["accuracy_mean"], r["n_networks"], r["n_seeds"], r["wall_s"]) == (47.0, 2, 2, 15.5)
     assert (r["device"], r["commit"]) == ("CPU", "abc, def"), "each seed's own"
@@ -82,9 +95,13 @@ def test_a_reduced_budget_is_never_called_reached():
 
 def test_unverified_figures_are_never_published_ones():
     r = row("frepo-frepo-mnist-ipc1")
-    assert r["published_mean"] is None and r["unverified_mean"] == 93.0 and r["verdict"].startswith("no published figure")
+    assert (
+        r["published_mean"] is None and r["unverified_mean"] == 93.0 and r["verdict"].startswith("no published figure")
+    )
     flat = [f for sets in published_figures()["frepo"].values() for f in sets.values()]
-    assert {f["status"] for f in flat} == {"published", "unverified"} and all("source" in f for f in flat if f["status"] == "published")
+    assert {f["status"] for f in flat} == {"published", "unverified"} and all(
+        "source" in f for f in flat if f["status"] == "published"
+    )
 
 
 def test_figures_belong_to_the_network_they_were_measured_on():
@@ -100,7 +117,9 @@ def test_gallery_shows_the_images_class_by_class(tmp_path):
         save_gallery(tmp_path / "g.png", pixels, classes)
         image = Image.open(tmp_path / "g.png").convert("RGB")
         width, height = image.size[0] / columns, image.size[1] / 2
-        shown = [image.getpixel((int(width * (i % columns + 0.5)), int(height * (i // columns + 0.5))))[0] for i in range(12)]
+        shown = [
+            image.getpixel((int(width * (i % columns + 0.5)), int(height * (i // columns + 0.5))))[0] for i in range(12)
+        ]
         assert shown == [round(255 * i / 11) for i in range(12)]
 
 
@@ -111,9 +130,19 @@ def test_page_is_self_contained_and_escapes_names(tmp_path):
     plot_steps(suite / "steps.svg", {evil: [[(1, 10.0), (5, 50.0)]]})
     plot_ipc(suite / "ipc.svg", {"a": [(1, 10.0, 1.0), (10, 50.0, 1.0)]})
     figures = [{"file": name, "caption": evil} for name in ("steps.svg", "ipc.svg")]
-    memories, attacked = [r | {"cell": evil} for r in continual_rows(CONTINUAL)], [r | {"cell": evil} for r in membership_rows(MEMBERSHIP)]
+    memories, attacked = (
+        [r | {"cell": evil} for r in continual_rows(CONTINUAL)],
+        [r | {"cell": evil} for r in membership_rows(MEMBERSHIP)],
+    )
     rows = [row() | {"cell": evil, "verdict": evil}, row() | {"cell": "b", "baseline": evil}]
-    content = {"suite": evil, "rows": rows, "continual": memories, "membership": attacked, "figures": figures, "provenance": [evil]}
+    content = {
+        "suite": evil,
+        "rows": rows,
+        "continual": memories,
+        "membership": attacked,
+        "figures": figures,
+        "provenance": [evil],
+    }
     write_page(tmp_path, [{**content, "folder": suite}], paired(rows))
     page = (tmp_path / "index.html").read_text()
     assert "<script" not in page and page.count("&lt;script&gt;") >= 10
@@ -125,7 +154,15 @@ def test_page_is_self_contained_and_escapes_names(tmp_path):
 
 def test_links_of_the_page_lead_to_its_suites_with_rows(tmp_path):
     empty = {"continual": [], "membership": [], "figures": [], "provenance": [], "folder": tmp_path}
-    write_page(tmp_path, [{"suite": "b", "rows": [row()], **empty}, {"suite": "a", "rows": [row()], **empty}, {"suite": "none", "rows": [], **empty}], [])
+    write_page(
+        tmp_path,
+        [
+            {"suite": "b", "rows": [row()], **empty},
+            {"suite": "a", "rows": [row()], **empty},
+            {"suite": "none", "rows": [], **empty},
+        ],
+        [],
+    )
     page = (tmp_path / "index.html").read_text()
     assert re.findall(r'href="#(.*?)"', page) == ["b", "a"] and all(f'id="{suite}"' in page for suite in "ab")
 
@@ -134,15 +171,32 @@ def test_a_single_network_has_no_deviation(tmp_path):
     several, single = row(), row() | {"cell": "single", "n_networks": 1, "n_seeds": 1}
     pages = []
     for rows in ([several], [single]):
-        write_page(tmp_path, [{"suite": "s", "rows": rows, "continual": [], "membership": [], "figures": [], "provenance": [], "folder": tmp_path}], [])
+        write_page(
+            tmp_path,
+            [
+                {
+                    "suite": "s",
+                    "rows": rows,
+                    "continual": [],
+                    "membership": [],
+                    "figures": [],
+                    "provenance": [],
+                    "folder": tmp_path,
+                }
+            ],
+            [],
+        )
         cells = re.findall(r'<td class="n">(.*?)</td>', (tmp_path / "index.html").read_text())
-        (line,) = [each for each in (tmp_path / "README.md").read_text().splitlines() if each.startswith("| `")]
+        lines = (tmp_path / "README.md").read_text().splitlines()
+        (line,) = [each for each in lines if each.startswith(f"| `{rows[0]['cell']}`")]
         assert line.count("|") == 10, "as many columns as the table's head"
         pages.append([cell.count("±") for cell in [*cells[:2], line.split("|")[3]]])
     assert pages == [[1, 1, 1], [0, 0, 0]]
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (5399, "90 min"), (5400, "1.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (5399, "90 min"), (5400, "1.5 h")]
+)
 def test_times_are_short_to_read(seconds, shown):
     assert duration(seconds) == shown
 
@@ -153,12 +207,20 @@ def test_accuracy_during_distillation_is_drawn_and_written_where_it_was_watched(
     drawn = (tmp_path / figure["file"]).read_text()
     assert all(f">{cell}<" in drawn for cell in curves) and ">once<" not in drawn
     lines = (tmp_path / "steps.csv").read_text().splitlines()
-    assert lines[:4] == ["cell,seed,step,accuracy", "cell0,0,5,10.0", "cell0,0,10,50.25", "cell0,2,5,12.0"] and len(lines) == 1 + 4 * 4
+    assert (
+        lines[:4] == ["cell,seed,step,accuracy", "cell0,0,5,10.0", "cell0,0,10,50.25", "cell0,2,5,12.0"]
+        and len(lines) == 1 + 4 * 4
+    )
     assert grid_figures(tmp_path, [], {"once": {"0": [(10, 50.0)]}}) == []
 
 
 def test_where_results_come_from_is_one_line_a_device():
-    made = [("CPU", "2.11", "b", "2026-01-02"), ("CPU", "2.11", "a", "2026-01-03"), ("CPU", "2.11", "b", "2026-01-02"), ("H200", "2.11", "c", None)]
+    made = [
+        ("CPU", "2.11", "b", "2026-01-02"),
+        ("CPU", "2.11", "a", "2026-01-03"),
+        ("CPU", "2.11", "b", "2026-01-02"),
+        ("H200", "2.11", "c", None),
+    ]
     computed = [{"device": d, "torch": t, "commit": c} | ({"date": at} if at else {}) for d, t, c, at in made]
     assert provenance_lines(computed) == [
         "Computed on CPU, torch 2.11, commits b (2026-01-02), a (2026-01-03)",
@@ -173,19 +235,18 @@ def test_plots_are_the_same_bytes_for_the_same_data(tmp_path):
 
 
 def test_cells_that_were_not_run_are_not_listed(project, monkeypatch, tmp_path):
-    import json
-
     from stages.report import stage
 
     monkeypatch.chdir(tmp_path)
     params = load_params(project / "params.yaml")
-    stage(params, "frepo")
+    stage(Settings.of(recipes(params)["report"]["frepo"]), params.runtime)
     assert json.loads((tmp_path / "reports/frepo/results.json").read_text())["rows"] == []
 
 
 def test_budget_column_of_the_reduced_suite():
     cells = load_params().cells.values()
-    assert {c.budget for c in cells if c.suite == "reduced"} == {"reduced"} and replace(next(iter(cells))).budget == "full"
+    assert {c.budget for c in cells if c.suite == "reduced"} == {"reduced"}
+    assert next(iter(cells)).budget == "full"
 
 
 def of_seeds(cell, seeds, accuracies, **more):
@@ -214,9 +275,14 @@ def test_a_pair_is_compared_over_the_seeds_that_both_have():
 
 
 def test_a_difference_below_the_noise_is_called_that():
-    rows = [of_seeds("a", [0, 1, 2, 3], [50.0, 53.0, 51.0, 54.0], baseline="b"), of_seeds("b", [0, 1, 2, 3], [51.0, 52.0, 52.0, 53.5])]
+    rows = [
+        of_seeds("a", [0, 1, 2, 3], [50.0, 53.0, 51.0, 54.0], baseline="b"),
+        of_seeds("b", [0, 1, 2, 3], [51.0, 52.0, 52.0, 53.5]),
+    ]
     (pair,) = paired(rows)
-    assert pair["low"] < 0 < pair["high"] and pair["verdict"] == "no significant difference: below the noise of the seeds"
+    assert (
+        pair["low"] < 0 < pair["high"] and pair["verdict"] == "no significant difference: below the noise of the seeds"
+    )
 
 
 def test_one_seed_is_no_test_and_unequal_settings_are_named():
@@ -234,7 +300,11 @@ def test_one_seed_is_no_test_and_unequal_settings_are_named():
 def test_continual_rows_average_over_orders_networks_and_steps():
     distilled, random = continual_rows(CONTINUAL)
     assert distilled["classes_seen"] == [5, 10] and distilled["mean"] == [85.0, 55.0] and distilled["std"] == [5.0, 5.0]
-    assert (distilled["average_accuracy"], distilled["forgetting"], distilled["final_orders"]) == (70.0, 25.0, [60.0, 50.0])
+    assert (distilled["average_accuracy"], distilled["forgetting"], distilled["final_orders"]) == (
+        70.0,
+        25.0,
+        [60.0, 50.0],
+    )
     assert (random["memory"], random["orders"], random["networks"]) == ("random", 2, 1)
 
 
@@ -254,13 +324,24 @@ def test_membership_rows_name_the_strongest_attack_but_never_the_control():
 def test_figures_of_a_suite_are_written_and_described(tmp_path):
     key = "frepo-frepo-cifar10-ipc10"
     cell = load_params().cells[key]
-    rows = [make_row(key, cell, net, measured(net), HISTORY, published_figures()) for net in ("conv3", "alexnet")] + [row()]
+    rows = [make_row(key, cell, net, measured(net), HISTORY, published_figures()) for net in ("conv3", "alexnet")] + [
+        row()
+    ]
     grid = grid_figures(tmp_path, rows, {"a": {"0": [(1, 10.0), (5, 50.0)]}})
     applied = application_figures(tmp_path, continual_rows(CONTINUAL), membership_rows(MEMBERSHIP))
-    assert [f["file"] for f in grid + applied] == ["steps.svg", "ipc.svg", "networks.svg", "c.continual.svg", "m.membership.svg"]
+    assert [f["file"] for f in grid + applied] == [
+        "steps.svg",
+        "ipc.svg",
+        "networks.svg",
+        "c.continual.svg",
+        "m.membership.svg",
+    ]
     heat = (tmp_path / "networks.svg").read_text()
     assert heat.count(">47.0<") == 2 and "alexnet" in heat and key in heat and "cifar10-ipc1<" not in heat
-    assert "random real images" in (tmp_path / "c.continual.svg").read_text() and "on the chunk itself" in (tmp_path / "m.membership.svg").read_text()
+    assert (
+        "random real images" in (tmp_path / "c.continual.svg").read_text()
+        and "on the chunk itself" in (tmp_path / "m.membership.svg").read_text()
+    )
     assert grid_figures(tmp_path, [], {}) == [] == application_figures(tmp_path, [], [])
 
 
@@ -273,14 +354,22 @@ def test_a_set_of_a_chunk_or_of_class_steps_has_no_plain_figure():
 
 def test_figures_of_dataset_distillation_belong_to_cells():
     found = row("dd-dd-mnist-ipc1-fixed", "lenet_dd", distilled=((93.8,), (93.0,)))
-    assert found["published_mean"] == 94.0 and found["published_std"] is None and found["verdict"].startswith("below (-0.6)")
+    assert (
+        found["published_mean"] == 94.0
+        and found["published_std"] is None
+        and found["verdict"].startswith("below (-0.6)")
+    )
     assert row("dd-dd-mnist-ipc1-fixed", "conv3")["published_mean"] is None
     assert row("dd-dd-mnist-ipc10-fixed", "lenet_dd")["unverified_mean"] == 96.6
     cell, figures = load_params().cells["tdd-sldd-imdb-ipc1-fixed"], measured("textconv", ((70.0,),))
     figures["nets"]["textconv"]["distilled"]["at_half"] = [[78.0]]
     found = make_row("tdd-sldd-imdb-ipc1-fixed", cell, "textconv", figures, HISTORY, published_figures())
-    assert found["accuracy_mean"] == 70.0 and found["verdict"].startswith("reached (-0.3)"), "compared by the threshold of the published figure"
-    assert row("tdd-sldd-trec6-ipc1-fixed-twitter", "textlstm")["verdict"].startswith("no published figure"), "other vectors, another row"
+    assert found["accuracy_mean"] == 70.0 and found["verdict"].startswith("reached (-0.3)"), (
+        "compared by the threshold of the published figure"
+    )
+    assert row("tdd-sldd-trec6-ipc1-fixed-twitter", "textlstm")["verdict"].startswith("no published figure"), (
+        "other vectors, another row"
+    )
 
 
 def test_learned_labels_are_drawn_and_others_not(tmp_path):
@@ -292,7 +381,10 @@ def test_learned_labels_are_drawn_and_others_not(tmp_path):
 
 def test_sentences_and_baselines_are_on_the_page_and_escaped(tmp_path):
     cell, figures = load_params().cells["dd-dd-mnist-ipc1-fixed"], measured("lenet_dd")
-    figures["nets"]["lenet_dd"] |= {"baselines": {"average_real": [[28.0, 32.0]]}, "moved": {"0.01": [[80.0, 91.04], [77.06, 90.0]]}}
+    figures["nets"]["lenet_dd"] |= {
+        "baselines": {"average_real": [[28.0, 32.0]]},
+        "perturbed": {"0.01": [[80.0, 91.04], [77.06, 90.0]]},
+    }
     found = make_row("dd-dd-mnist-ipc1-fixed", cell, "lenet_dd", figures, HISTORY, published_figures())
     content = {"suite": "tdd", "rows": [found], "continual": [], "membership": [], "figures": [], "provenance": []}
     content["sentences"] = {"cell": [{"words": "great <br />movie <script>", "label": [2.58]}]}
@@ -305,9 +397,16 @@ def test_sentences_and_baselines_are_on_the_page_and_escaped(tmp_path):
 
 def test_preview_of_sentences_is_words_and_of_minibatches_a_row_each(tmp_path):
     words = WordVectors(["<unk>", "<pad>", "good", "bad"], torch.eye(4), 2)
-    part = {"x": torch.eye(4)[torch.tensor([[2, 3], [3, 3]])].unsqueeze(1), "y": torch.tensor([[1.5], [-0.5]]), "lr": torch.ones(1, 1)}
+    part = {
+        "x": torch.eye(4)[torch.tensor([[2, 3], [3, 3]])].unsqueeze(1),
+        "y": torch.tensor([[1.5], [-0.5]]),
+        "lr": torch.ones(1, 1),
+    }
     path = save_preview(tmp_path / "seed0.safetensors", [part], SimpleNamespace(preprocess=words, num_classes=2))
-    assert json.loads(path.read_text()) == [{"words": "good bad", "label": [1.5]}, {"words": "bad bad", "label": [-0.5]}]
+    assert json.loads(path.read_text()) == [
+        {"words": "good bad", "label": [1.5]},
+        {"words": "bad bad", "label": [-0.5]},
+    ]
     part = {"x": torch.rand(20, 1, 8, 8), "y": torch.eye(10).repeat(2, 1), "lr": torch.ones(1, 2)}
     plain = SimpleNamespace(preprocess=SimpleNamespace(invert=lambda x: x), num_classes=10)
     with Image.open(save_preview(tmp_path / "seed1.safetensors", [part], plain)) as sheet:

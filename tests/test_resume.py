@@ -1,4 +1,4 @@
-"""A pipeline that is killed, run twice at once or given nonsense: real DVC, one cell of the digits suite at toy size."""
+"""A pipeline that is killed, run twice at once or given nonsense: real DVC, one cell of suite digits at toy size."""
 
 import hashlib
 import json
@@ -40,12 +40,12 @@ def distilled(folder):
 
 def checkpoint_step(folder):
     """The step of the newest checkpoint of CELL's seed 0, or None."""
-    from lib.files import load_state
+    from lib.files import FileError, load_state
 
     found = list((folder / ".checkpoints" / CELL).glob("*/seed0.safetensors"))
     try:
         return load_state(found[0])["progress"]["step"] if found else None
-    except RuntimeError:  # replaced by the run between its being opened and being mapped
+    except (RuntimeError, FileError):  # replaced by the run between its being opened and being mapped
         return None
 
 
@@ -62,14 +62,14 @@ def kill_after(folder, steps, command):
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits_as_a_forced_run_left_alone(pipeline):
     folder, _ = pipeline
-    edit(folder, lambda p: p["cells"][CELL]["distill"].update(steps=600, watch_every=300))
+    edit(folder, lambda p: p["cells"][CELL]["distill"].update(steps=600, eval_every=300))
     target, lots = f"distill@{CELL}", random.Random(0)
     for _ in range(3):
         kill_after(folder, lots.randint(20, 150), ["repro", target])
     output = dvc(folder, "repro", target)
     interrupted = distilled(folder)
     assert "going on after step" in output
-    assert not list((folder / ".checkpoints" / CELL).glob("*")), "success removes the checkpoints"
+    assert checkpoint_step(folder) is None, "success removes the checkpoints"
 
     kill_after(folder, 50, ["repro", "-f", "--single-item", target])
     assert checkpoint_step(folder) >= 50, "there is something that a forced run must not go on from"
@@ -79,7 +79,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits_as_a_forced_run_lef
 
 def test_a_further_seed_leaves_those_that_are_there(pipeline):
     folder, target = pipeline[0], f"distill@{CELL}"
-    edit(folder, lambda p: p["cells"][CELL]["distill"].update(seeds=[0, 1], steps=20, watch_every=0))
+    edit(folder, lambda p: p["cells"][CELL]["distill"].update(seeds=[0, 1], steps=20, eval_every=0))
     dvc(folder, "repro", target)
     out = folder / f"build/distill/digits/{CELL}"
     made, both = (out / "seed1.safetensors").stat().st_mtime_ns, json.loads((out / "history.json").read_text())["seeds"]
@@ -91,8 +91,14 @@ def test_a_further_seed_leaves_those_that_are_there(pipeline):
     seeds = json.loads((out / "history.json").read_text())["seeds"]
     assert list(seeds) == ["1", "2"] and seeds["1"] == both["1"]
 
-    (out / "seed2.safetensors").write_bytes(b"damaged")
-    assert "seed 2: " in dvc(folder, "repro", target), "a file that changed is made again"
+    assert (out / "seed2.safetensors").stat().st_nlink >= 3, "one file for the output, the cache and further seeds"
+
+    (kept,) = (folder / ".checkpoints" / CELL).glob("*/done/seed2.safetensors")
+    kept.unlink()  # another file of its name: the cache's own stays what it is
+    kept.write_bytes(b"damaged")
+    edit(folder, lambda p: p["cells"][CELL]["distill"].update(seeds=[1, 2, 0]))
+    output = dvc(folder, "repro", target)
+    assert "seed 2: " in output and "seed 0: " not in output, "a file that changed is made again, others are not"
     assert json.loads((out / "history.json").read_text())["seeds"]["2"]["files"] == seeds["2"]["files"]
     edit(folder, lambda p: p["cells"][CELL]["distill"].update(outer_lr=2.0e-3))
     assert "seed 1: " in dvc(folder, "repro", target), "other settings, another set"
@@ -119,6 +125,22 @@ def test_bad_parameters_stop_a_stage_before_any_compute(pipeline):
     assert "Traceback" not in output and time.monotonic() - began < 60
 
 
+def test_force_is_what_dvc_takes_for_it(pipeline):
+    """An option with an f in it is no --force, here an experiment's name; the short form among others is."""
+    folder, target = pipeline[0], f"distill@{CELL}"
+    edit(folder, lambda p: p["cells"][CELL]["distill"].update(seeds=[0], outer_lr=0.004))
+    dvc(folder, "repro", target)
+    change = f"cells.{CELL}.distill.seeds=[0,1]"
+    assert "to distil: [1]" in dvc(folder, "exp", "run", target, "-nfast", "-S", change)
+    assert "to distil: [0, 1]" in dvc(folder, "repro", "-fs", target)
+
+
 def test_unknown_key_lists_the_known_ones(pipeline):
-    done = subprocess.run([sys.executable, "-m", "stages", "distill", "digits-frepo-digits-ipc3"], cwd=pipeline[0], env=ENV, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "stages", "distill", "digits-frepo-digits-ipc3"],
+        cwd=pipeline[0],
+        env=ENV,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and CELL in done.stderr and "Traceback" not in done.stderr

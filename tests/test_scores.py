@@ -1,26 +1,24 @@
 """Fair scores, evaluation with a teacher, and sets that others made: EDF's sheet, sections 8 to 11."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from lib.data.given import load_comp_dd, read_given
-from lib.data.imagenet import SUBSETS
+from lib.config.load import load_params
+from lib.config.models import Dataset, Protocol
 from lib.data.prepare import prepare
 from lib.data.preprocess import fit
 from lib.data.real import RealSet, load_arrays
+from lib.data.sources import SUBSETS
+from lib.evaluation.external import load_comp_dd, read_external
+from lib.evaluation.fair_scores import RATES, accuracy, augmentation_robust, fair_scores, label_robust
+from lib.evaluation.teacher import cutmix, divergence, kd_students, random_crop, rate
 from lib.files import FileError, read_json, save_tensors
-from lib.kd import cutmix, divergence, kd_students, random_crop, rate
-from lib.params import load_params
 from lib.rng import generator
-from lib.schema import Dataset, Protocol
-from lib.scores import RATES, accuracy, augmentation_robust, fair_scores, label_robust
-from lib.synthetic import DistilledSet
+from lib.synthetic.set import DistilledSet
 from tests.test_imagenet import tree
 
-PARAMS = load_params(only="digits-datm-digits-ipc1")
+PARAMS = load_params()
 CFG, ROW = PARAMS.cells["digits-datm-digits-ipc1"].distill, PARAMS.scores["digits-datm-digits-ipc1"]
 PROTOCOL = Protocol(num_nets=1, lr=0.05, batch=30, augment="none", optimizer="sgd", loss="cross_entropy", epochs=20)
 NET = "dense1-w16"
@@ -40,7 +38,9 @@ def test_scores_are_the_sheets():
     assert label_robust(0.30, 0.20) == pytest.approx(0.248192, abs=1e-6)
     assert label_robust(-1.0, 1.0) == pytest.approx(1.0) and label_robust(1.0, -1.0) == pytest.approx(0.0)
     assert label_robust(0.2, 0.3) > label_robust(0.2, 0.2) > label_robust(0.3, 0.2)
-    assert 100 * label_robust(0.5266, 0.1240) == pytest.approx(19.1, abs=0.05), "the leaderboard's DC, one image a class"
+    assert 100 * label_robust(0.5266, 0.1240) == pytest.approx(19.1, abs=0.05), (
+        "the leaderboard's DC, one image a class"
+    )
 
 
 def test_trainings_take_the_sets_rate_or_the_best_of_five(real):
@@ -56,12 +56,14 @@ def test_a_good_set_scores_better_than_random_images_and_a_bad_one_worse(real):
     found = {}
     for name, x in (("good", means), ("bad", means.roll(1, 0))):
         own = DistilledSet(x, torch.eye(3))
-        found[name] = fair_scores(NET, own, real, replace(CFG, ipc=1), PROTOCOL, PROTOCOL, "none", 0.95, None, 0)
+        found[name] = fair_scores(NET, own, real, CFG.changed(ipc=1), PROTOCOL, PROTOCOL, "none", 0.95, None, 0)
     assert found["good"]["LRS"] > found["bad"]["LRS"] + 0.05 and found["good"]["ARS"] > found["bad"]["ARS"]
     for each in found.values():
         assert each["LRS"] == pytest.approx(label_robust(each["HLR"], each["IOR"])) and -1 <= each["IOR"] <= 1
     useless = lambda x: torch.ones(len(x), 3) / 3  # noqa: E731
-    taught = fair_scores(NET, DistilledSet(means, torch.eye(3)), real, replace(CFG, ipc=1), PROTOCOL, PROTOCOL, "none", 0.95, useless, 0)
+    taught = fair_scores(
+        NET, DistilledSet(means, torch.eye(3)), real, CFG.changed(ipc=1), PROTOCOL, PROTOCOL, "none", 0.95, useless, 0
+    )
     assert taught["IOR"] > found["good"]["IOR"], "random images with labels of no use"
 
 
@@ -101,11 +103,11 @@ def test_a_student_learns_what_its_teacher_knows(real):
     centres = torch.stack([real.train_x[real.train_y == c].mean(0) for c in range(3)])
     teacher = Centres()
     known = (teacher(real.test_x).argmax(1) == real.test_y).float().mean().item()
-    cfg = replace(ROW, kd_epochs=80, kd_batch=20, kd_lr=5e-3, temperature=4.0)
+    cfg = ROW.changed(kd_epochs=80, kd_batch=20, kd_lr=5e-3, temperature=4.0)
     for recipe in ("rded", "sre2l"):
-        students = kd_students(NET, real.train_x, teacher, real, replace(cfg, kd=recipe), 2, 0)
+        students = kd_students(NET, real.train_x, teacher, real, cfg.changed(kd=recipe), 2, 0)
         assert students.accuracy(real.test_x, real.test_y).min() / 100 > known - 0.15
-        again = kd_students(NET, real.train_x, teacher, real, replace(cfg, kd=recipe), 2, 0)
+        again = kd_students(NET, real.train_x, teacher, real, cfg.changed(kd=recipe), 2, 0)
         assert torch.equal(students.accuracy(real.test_x, real.test_y), again.accuracy(real.test_x, real.test_y))
 
 
@@ -114,9 +116,16 @@ def test_somebodys_set_is_read_without_running_code(real, tmp_path):
     save_tensors(tmp_path / "a.safetensors", {"x": x, "y": y, "lr": torch.tensor(0.02)})
     torch.save({"images": x, "labels": y.softmax(1), "syn_lr": torch.tensor([0.02])}, tmp_path / "b.pt")
     torch.save({"image": x, "label": torch.tensor([0, 0, 1, 1, 2, 2])}, tmp_path / "c.pt")
-    logits, shares = read_given(tmp_path / "a.safetensors", real, "logits"), read_given(tmp_path / "b.pt", real, "probabilities")
-    assert torch.allclose(logits.y, shares.y) and torch.equal(logits.x, x) and logits.lr.item() == shares.lr.item() == pytest.approx(0.02)
-    plain = read_given(tmp_path / "c.pt", real, "classes", lr=0.5)
+    logits, shares = (
+        read_external(tmp_path / "a.safetensors", real, "logits"),
+        read_external(tmp_path / "b.pt", real, "probabilities"),
+    )
+    assert (
+        torch.allclose(logits.y, shares.y)
+        and torch.equal(logits.x, x)
+        and logits.lr.item() == shares.lr.item() == pytest.approx(0.02)
+    )
+    plain = read_external(tmp_path / "c.pt", real, "classes", lr=0.5)
     assert plain.y.argmax(1).tolist() == [0, 0, 1, 1, 2, 2] and plain.lr.item() == 0.5
 
     torch.save({"x": x, "y": y, "f": Protocol}, tmp_path / "code.pt")
@@ -124,19 +133,28 @@ def test_somebodys_set_is_read_without_running_code(real, tmp_path):
     torch.save([x], tmp_path / "list.pt")
     torch.save({"x": x[:, :, :4], "y": y}, tmp_path / "shape.pt")
     for name, kind, message in (
-        ("code.pt", "logits", "more than tensors"), ("lr.pt", "logits", "above 0"), ("list.pt", "logits", "holds list"), ("shape.pt", "logits", "need"),
-        ("a.safetensors", "probabilities", "are they logits"), ("a.safetensors", "classes", "need"), ("none.pt", "logits", "not found"),
-    ):  # fmt: skip
+        ("code.pt", "logits", "more than tensors"),
+        ("lr.pt", "logits", "above 0"),
+        ("list.pt", "logits", "holds list"),
+        ("shape.pt", "logits", "need"),
+        ("a.safetensors", "probabilities", "are they logits"),
+        ("a.safetensors", "classes", "need"),
+        ("none.pt", "logits", "not found"),
+    ):
         with pytest.raises(FileError, match=message):
-            read_given(tmp_path / name, real, kind)
+            read_external(tmp_path / name, real, kind)
 
 
 def test_comp_dd_gives_what_its_users_expect(tmp_path):
     tree(tmp_path / "in", "cars_hard", train=2, val=1)
-    prepare("p", Dataset(resolution=8, subset="cars_hard"), tmp_path / "p", tmp_path / "downloads", imagenet=tmp_path / "in")
+    prepare(
+        "p", Dataset(resolution=8, subset="cars_hard"), tmp_path / "p", tmp_path / "downloads", imagenet=tmp_path / "in"
+    )
     pixels, manifest = load_arrays(tmp_path / "p", "train")[0], read_json(tmp_path / "p" / "manifest.json")
     fit(PARAMS.preprocessing["in1k_cars_hard"], pixels, manifest).save(tmp_path / "t.safetensors")
-    channels, size, classes, train, test, class_map, inverse = load_comp_dd(tmp_path / "p", tmp_path / "t.safetensors", "cars", "hard")
+    channels, size, classes, train, test, class_map, inverse = load_comp_dd(
+        tmp_path / "p", tmp_path / "t.safetensors", "cars", "hard"
+    )
     assert (channels, size, classes, len(train), len(test)) == (3, 8, 10, 20, 10)
     assert class_map == {index: label for label, (index, _) in enumerate(SUBSETS["cars_hard"])} and inverse[0] == 802
     assert sorted({label.item() for _, label in train}) == list(range(10)) and train[0][0].dtype == torch.float32

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(p for folder in ("lib", "stages") for p in (ROOT / folder).rglob("*.py"))
@@ -43,13 +42,23 @@ def test_no_import_circle():
 
 
 def test_lib_never_imports_stages():
-    assert not [p for p in FILES if p.is_relative_to(ROOT / "lib") and any(m.split(".")[0] == "stages" for m in imports(p))]
+    assert not [
+        p for p in FILES if p.is_relative_to(ROOT / "lib") and any(m.split(".")[0] == "stages" for m in imports(p))
+    ]
 
 
-@pytest.mark.parametrize("package, home", [("mlflow", "lib/tracking.py"), ("tensorflow_datasets", "lib/data/prepare.py"), ("dvc", None)])
+@pytest.mark.parametrize(
+    "package, home",
+    [
+        ("mlflow", "lib/tracking.py"),
+        ("tensorflow_datasets", "lib/data/prepare.py"),
+        ("dvc", "stages/force.py"),
+        ("pydantic", "lib/config/models.py lib/config/load.py"),
+    ],
+)
 def test_each_outside_system_has_one_home(package, home):
     users = {str(p.relative_to(ROOT)) for p in FILES if any(m.split(".")[0] == package for m in imports(p))}
-    assert users == ({home} if home else set())
+    assert users == set(home.split())
 
 
 def test_methods_reach_neither_files_nor_tracking():
@@ -67,14 +76,29 @@ def test_files_stay_small():
 def test_no_pickle_is_ever_loaded():
     for path in FILES:
         text = path.read_text()
-        assert not re.search(r"import pickle|pickle\.load|torch\.load\((?!.*weights_only=True)|joblib|allow_pickle=True", text), path
+        assert not re.search(
+            r"import pickle|pickle\.load|torch\.load\((?!.*weights_only=True)|joblib|allow_pickle=True", text
+        ), path
         assert all("allow_pickle=False" in line for line in text.splitlines() if "np.load(" in line), path
 
 
 def test_lib_imports_where_only_torch_and_numpy_are():
     """A bare GPU machine: no dvc, mlflow, tensorflow-datasets, matplotlib, jinja2 or timm until they are needed."""
-    absent = ("dvc", "mlflow", "tensorflow_datasets", "matplotlib", "jinja2", "timm", "sklearn", "array_record")
-    stages = ", ".join(f"stages.{name}" for name in ("whiten", "experts", "distill", "evaluate", "continual", "membership", "scores", "given"))
+    absent = (
+        "dvc",
+        "mlflow",
+        "tensorflow_datasets",
+        "matplotlib",
+        "jinja2",
+        "timm",
+        "sklearn",
+        "array_record",
+        "pydantic",
+    )
+    stages = ", ".join(
+        f"stages.{name}"
+        for name in ("whiten", "experts", "distill", "evaluate", "continual", "membership", "scores", "external")
+    )
     code = f"import sys\nfor name in {absent!r}: sys.modules[name] = None\nimport {stages}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -83,21 +107,44 @@ def test_every_stage_explains_itself():
     for path in sorted((ROOT / "stages").glob("*.py")):
         assert ast.get_docstring(ast.parse(path.read_text())), path
     for args, words in ((["--help"], "Distil one cell"), (["distill", "--help"], "a key of `cells`")):
-        helped = subprocess.run([sys.executable, "-X", "importtime", "-m", "stages", *args], cwd=ROOT, capture_output=True, text=True)
+        helped = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "stages", *args], cwd=ROOT, capture_output=True, text=True
+        )
         assert helped.returncode == 0 and words in " ".join(helped.stdout.split())
         assert "torch" not in helped.stderr, "help must not wait for torch"
 
 
-@pytest.mark.parametrize("stage", ["distill", "distill_experts", "experts"])
-def test_stages_depend_on_every_module_that_can_change_them(stage):
-    """What a stage imports is what dvc.yaml names, so that an edit of any of it reruns the stage."""
-    ours = "n.startswith('lib.') and not n.startswith(NEUTRAL)"
-    code = f"import sys, stages.{stage.split('_')[0]}; from stages.checkpoints import NEUTRAL; print([n for n in sys.modules if {ours}])"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["do"]["deps"]
-    paths = [name.replace(".", "/") for name in ast.literal_eval(found) if not name.startswith("lib.methods")]  # these by the cell's own method
-    elsewhere = {"lib/data", "lib/data/sources", "lib/data/imagenet"}  # a package; what reads archives, in the stages before
-    if stage == "experts":  # whose rows are checked beside those of cells
-        elsewhere |= {"lib/lowrank", "lib/cam", "lib/matching"}
-    missing = [path for path in paths if path not in elsewhere and not any(d in (path, f"{path}.py") or path.startswith(f"{d}/") for d in deps)]
-    assert not missing
+# The rooms from the ground up; a room imports those below it alone.
+FLOORS = (
+    ("files", "rng", "registry", "tracking"),
+    ("data", "augment", "networks"),
+    ("synthetic", "autodiff"),
+    ("training",),
+    ("methods",),
+    ("evaluation",),
+    ("report",),
+    ("config",),
+)
+
+
+def test_every_room_imports_what_is_below_it():
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    assert {path.relative_to(ROOT / "lib").parts[0].removesuffix(".py") for path in FILES if "lib" in path.parts} == {
+        *floor,
+        "__init__",
+    }
+    for path in FILES:
+        room = path.relative_to(ROOT).with_suffix("").parts[1]
+        if not path.is_relative_to(ROOT / "lib") or room == "__init__":
+            continue
+        rooms = {name.split(".")[1] for name in imports(path) if name.startswith("lib.")}
+        above = {other for other in rooms if other != room and floor[other] >= floor[room]}
+        assert not above, f"{path.relative_to(ROOT)} imports {above}"
+
+
+def test_every_room_says_what_it_is_for():
+    for folder in (path for path in (ROOT / "lib").iterdir() if path.is_dir() and path.name != "__pycache__"):
+        words = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+        assert words and "mports" in words, folder
+    for folder in ("lib", "stages", "reports", "tests"):
+        assert 10 < len((ROOT / folder / "README.md").read_text().splitlines()) < 130, folder

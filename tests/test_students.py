@@ -1,35 +1,36 @@
 """Students trained together against students trained one by one, the protocol's schedule, and the evaluation."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from lib.augment import augmented
 from lib.augment import frepo as augment
+from lib.config.models import Protocol
+from lib.data.labels import initial_labels
 from lib.data.preprocess import Preprocess
 from lib.data.real import RealSet
-from lib.krr import krr_predict
+from lib.evaluation.accuracy import krr_accuracy
+from lib.methods.kernel_regression import krr_predict
 from lib.networks import build
-from lib.passes import forward_flops
 from lib.rng import class_minibatches, generator
-from lib.schema import Protocol
-from lib.students import Students, evaluate, krr_accuracy, learning_rate
-from lib.synthetic import initial_labels
+from lib.training.compute import forward_flops
+from lib.training.students import Students, evaluate, learning_rate
 
 PROTOCOL = Protocol(num_nets=3, steps=50, lr=3e-3, warmup=10, lr_final=0.01, batch=8, shuffle=False, augment="rgb")
 
 
 def sets(num_sets=2, n=20, dtype=torch.float64):
     x = torch.randn(num_sets, n, 3, 8, 8, generator=generator(0, "x"), dtype=dtype)
-    return x, initial_labels(torch.arange(10).repeat_interleave(n // 10), 10).to(dtype).expand(num_sets, -1, -1).contiguous()
+    return x, initial_labels(torch.arange(10).repeat_interleave(n // 10), 10).to(dtype).expand(
+        num_sets, -1, -1
+    ).contiguous()
 
 
 @pytest.mark.parametrize("net", ["conv2-w4", "kipconv1-w4-batch", "mlp"])
 @pytest.mark.parametrize("order", [{"shuffle": False}, {"shuffle": True}, {"batch_per_class": 2}])
 def test_students_together_equal_one_by_one_over_50_steps(net, order):
     """Bar: 1e-5 in float64, against a plain loop over plain networks with torch's own Adam."""
-    protocol, set_of, seed = replace(PROTOCOL, **order), [0, 1, 1], 5
+    protocol, set_of, seed = PROTOCOL.changed(**order), [0, 1, 1], 5
     x, y = sets()
     students = Students(net, (3, 8, 8), 10, set_of, seed, "cpu", torch.float64)
     assert len(students.chunks(8)) == 1, "they go through the network together"
@@ -43,7 +44,9 @@ def test_students_together_equal_one_by_one_over_50_steps(net, order):
             if protocol.batch_per_class:
                 queue = class_minibatches(3, 10, 2, 8, 2, draws)[s].tolist()
             while len(queue) < 8:
-                queue += (torch.rand(3, 20, generator=draws).argsort(1)[s] if protocol.shuffle else torch.arange(20)).tolist()
+                queue += (
+                    torch.rand(3, 20, generator=draws).argsort(1)[s] if protocol.shuffle else torch.arange(20)
+                ).tolist()
             chosen, queue = queue[:8], queue[8:]
             drawn = augment.draw("rgb", (3, 8, 8), draws)
             own = augment.Draw(*(getattr(drawn, f)[s : s + 1] for f in vars(drawn)))
@@ -59,7 +62,7 @@ def test_students_together_equal_one_by_one_over_50_steps(net, order):
 
 @pytest.mark.parametrize("policy", ["none", "dsa"])
 def test_dcs_protocol_equals_a_plain_loop(policy):
-    """Whole epochs with a smaller last batch, momentum and decay, a tenth of the rate after half of the passes with fresh momentum."""
+    """Whole epochs, the last batch smaller; momentum, decay; after half of them a tenth of the rate, fresh momentum."""
     protocol = Protocol(num_nets=2, lr=0.1, batch=8, augment=policy, optimizer="sgd", loss="cross_entropy", epochs=9)
     set_of, seed, x = [0, 1], 5, sets()[0]
     labels = torch.arange(10).repeat_interleave(2)
@@ -83,14 +86,21 @@ def test_dcs_protocol_equals_a_plain_loop(policy):
 
 
 def test_the_rate_of_dcs_protocol_drops_after_pass_501_of_1001():
-    protocol = Protocol(num_nets=1, lr=0.01, batch=256, augment="none", optimizer="sgd", loss="cross_entropy", epochs=1001)
-    assert [learning_rate(protocol, 2 * index, per_epoch=2) for index in (0, 501, 502, 1000)] == [0.01, 0.01, 0.001, 0.001]
+    protocol = Protocol(
+        num_nets=1, lr=0.01, batch=256, augment="none", optimizer="sgd", loss="cross_entropy", epochs=1001
+    )
+    assert [learning_rate(protocol, 2 * index, per_epoch=2) for index in (0, 501, 502, 1000)] == [
+        0.01,
+        0.01,
+        0.001,
+        0.001,
+    ]
 
 
 def test_one_at_a_time_equals_together(monkeypatch):
     x, y = sets()
     together = Students("conv2-w4", (3, 8, 8), 10, [0, 1], 5, "cpu", torch.float64).train(x, y, PROTOCOL)
-    monkeypatch.setattr("lib.students.CPU_BATCHED_FLOPS", 0)
+    monkeypatch.setattr("lib.training.students.CPU_BATCHED_FLOPS", 0)
     alone = Students("conv2-w4", (3, 8, 8), 10, [0, 1], 5, "cpu", torch.float64)
     assert len(alone.chunks(8)) == 2
     alone.train(x, y, PROTOCOL)
@@ -103,10 +113,12 @@ def test_a_students_weights_do_not_depend_on_its_neighbours():
 
 
 def test_learning_rate_at_the_sheets_points():
-    protocol = Protocol(num_nets=5, steps=2000, lr=3e-4, warmup=500, lr_final=0.01, batch=500, shuffle=False, augment="rgb")
+    protocol = Protocol(
+        num_nets=5, steps=2000, lr=3e-4, warmup=500, lr_final=0.01, batch=500, shuffle=False, augment="rgb"
+    )
     values = [learning_rate(protocol, t) for t in (0, 250, 500, 1250, 2000)]
     assert values == pytest.approx([0, 1.5e-4, 3e-4, 1.515e-4, 3e-6], rel=1e-9)
-    constant = replace(protocol, warmup=0, lr_final=1.0)
+    constant = protocol.changed(warmup=0, lr_final=1.0)
     assert {learning_rate(constant, t) for t in (0, 700, 1999)} == {3e-4}
 
 
@@ -123,7 +135,9 @@ def blobs(n=300, classes=10):
 
 def test_evaluation_separates_easy_classes_and_reports_each_network():
     real = blobs()
-    protocol = Protocol(num_nets=3, steps=100, lr=1e-3, warmup=0, lr_final=1.0, batch=500, shuffle=False, augment="none")
+    protocol = Protocol(
+        num_nets=3, steps=100, lr=1e-3, warmup=0, lr_final=1.0, batch=500, shuffle=False, augment="none"
+    )
     good = torch.stack([real.train_x[:10], real.train_x[10:20]])
     labels = initial_labels(torch.arange(10), 10).expand(2, -1, -1)
     accuracy = evaluate("conv2-w32", good, labels, real, protocol, seed=0)

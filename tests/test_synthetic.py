@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from lib.data.labels import initial_labels
 from lib.files import FileError, load_tensors, save_tensors
 from lib.rng import generator
-from lib.synthetic import SyntheticSet, initial_labels, load_set, sample_real, save_set
+from lib.synthetic.initial import sample_real
+from lib.synthetic.set import SyntheticSet, load_set, save_set
 
 SHAPE = (1, 8, 8)
 
@@ -35,9 +37,11 @@ def test_saved_set_is_the_same_and_carries_its_provenance(tmp_path):
 
 
 def test_schedule_is_stored_as_rates_and_comes_back(tmp_path):
-    """What is learned is softplus's argument; what others read are rates, the labels through their softmax, and the start."""
+    """What is learned is softplus's argument; what others read are rates, softmaxed labels, and the start."""
     syn = SyntheticSet(torch.randn(20, *SHAPE), torch.randn(20, 10))
-    syn.add_schedule(torch.tensor([[0.02, 1.5], [17.5, 0.001]]).expm1().log(), torch.nn.functional.softplus, torch.arange(7.0))
+    syn.add_schedule(
+        torch.tensor([[0.02, 1.5], [17.5, 0.001]]).expm1().log(), torch.nn.functional.softplus, torch.arange(7.0)
+    )
     syn.softmax_labels = True
     assert syn.rates.flatten().tolist() == pytest.approx([-3.902006, 1.247518, 17.5, -6.907255], abs=1e-5)
     save_set(tmp_path / "s.safetensors", [syn.snapshot()])

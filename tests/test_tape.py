@@ -5,22 +5,30 @@ import shutil
 import pytest
 import torch
 
-from lib import tape
-from lib.losses import cross_entropy
+from lib.autodiff import layerwise
+from lib.autodiff.layerwise import Descent, tape_of
+from lib.autodiff.unroll import Flat, gradient, unroll
 from lib.networks import build
 from lib.rng import generator
-from lib.tape import Descent, tape_of
-from lib.unroll import Flat, gradient, unroll
+from lib.training.losses import cross_entropy
 
 NETS = [("lenet_dd", (1, 28, 28)), ("lenet_dd", (3, 32, 32)), ("dense2-w8", (1, 6, 6)), ("dense1-w4", (3, 4, 4))]
-NETS += [("convnet2-w8-instance", (1, 8, 8)), ("convnet1-w8", (3, 9, 9)), ("convnet3-w8-group", (1, 28, 28)), ("convnet2-w6-group1", (3, 8, 8))]
+NETS += [
+    ("convnet2-w8-instance", (1, 8, 8)),
+    ("convnet1-w8", (3, 9, 9)),
+    ("convnet3-w8-group", (1, 28, 28)),
+    ("convnet2-w6-group1", (3, 8, 8)),
+]
 
 
 def problem(name, shape):
     gen = generator(0, name)
     flat = Flat(build(name, shape, 4).double())
     theta = flat.weights(gen) + 0.1 * torch.randn(len(flat), generator=gen, dtype=torch.float64)  # biases too
-    x, y = torch.randn(6, *shape, generator=gen, dtype=torch.float64), torch.randn(6, 4, generator=gen, dtype=torch.float64)
+    x, y = (
+        torch.randn(6, *shape, generator=gen, dtype=torch.float64),
+        torch.randn(6, 4, generator=gen, dtype=torch.float64),
+    )
     return flat, theta, x, y, torch.randn(len(flat), generator=gen, dtype=torch.float64)
 
 
@@ -28,10 +36,14 @@ def problem(name, shape):
 def test_gradient_and_its_derivative_equal_autograd(name, shape):
     flat, theta, x, y, direction = problem(name, shape)
     leaves = [t.clone().requires_grad_() for t in (theta, x, y)]
-    (found,) = torch.autograd.grad(cross_entropy(flat.one(leaves[0], leaves[1]), leaves[2]), leaves[0], create_graph=True)
+    (found,) = torch.autograd.grad(
+        cross_entropy(flat.one(leaves[0], leaves[1]), leaves[2]), leaves[0], create_graph=True
+    )
     ours = tape_of(flat)
     gradient, logits, record = ours.gradient(theta, x, y)
-    assert torch.allclose(gradient, found, rtol=1e-10, atol=1e-13) and torch.allclose(logits, flat.one(theta, x), rtol=1e-12)
+    assert torch.allclose(gradient, found, rtol=1e-10, atol=1e-13) and torch.allclose(
+        logits, flat.one(theta, x), rtol=1e-12
+    )
     slope, *ours = ours.along(record, direction)
     assert slope.item() == pytest.approx((found * direction).sum().item(), rel=1e-10)
     for mine, exact in zip(ours, torch.autograd.grad(found, leaves, direction)):
@@ -54,10 +66,10 @@ RATES = torch.tensor([0.1, 0.02, 0.05, 0.03], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name, shape", [NETS[1], NETS[2], NETS[4]])
-@pytest.mark.parametrize("records", [0, 40000, tape.RECORDS])
+@pytest.mark.parametrize("records", [0, 40000, layerwise.RECORDS])
 def test_descent_is_the_general_unroll(name, shape, records, monkeypatch):
     """With no step's record kept, with some, with all."""
-    monkeypatch.setattr(tape, "RECORDS", records)
+    monkeypatch.setattr(layerwise, "RECORDS", records)
     flat, theta, x, y, direction = problem(name, shape)
     y = y.softmax(1)
 
@@ -80,10 +92,14 @@ def test_descent_is_the_general_unroll(name, shape, records, monkeypatch):
 def test_compiled_it_is_the_same():
     flat, theta, x, y, direction = problem(*NETS[4])
     given = theta, RATES, x, y.softmax(1), direction
-    for plain, compiled in zip(*(unrolled(Descent(tape_of(flat, mode), halves), *given) for mode in ("none", "default"))):
+    for plain, compiled in zip(
+        *(unrolled(Descent(tape_of(flat, mode), halves), *given) for mode in ("none", "default"))
+    ):
         assert (compiled - plain).norm() <= 1e-9 * plain.norm()
 
 
-@pytest.mark.parametrize("name", ["alexcifar", "conv2-w8-batch", "convnet2-w8-batch", "convnet2-w8-instance-swish", "conv2-w8"])
+@pytest.mark.parametrize(
+    "name", ["alexcifar", "conv2-w8-batch", "convnet2-w8-batch", "convnet2-w8-instance-swish", "conv2-w8"]
+)
 def test_networks_of_other_layers_go_the_general_way(name):
     assert tape_of(Flat(build(name, (3, 32, 32), 4))) is None

@@ -4,19 +4,18 @@ import io
 import json
 import tarfile
 import zipfile
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from lib.config.load import load_params
+from lib.config.models import Dataset, Words
 from lib.data import text
 from lib.data.prepare import prepare
 from lib.data.real import load_real
 from lib.data.text import PAD, UNKNOWN, Sentences, WordVectors, fit_words, numbered, padded
 from lib.files import FileError, read_json
-from lib.params import load_params
-from lib.schema import Dataset, Words
 
 
 def trec_files(tmp_path, train, test):
@@ -26,20 +25,28 @@ def trec_files(tmp_path, train, test):
 
 
 def test_words_are_numbered_by_frequency_then_alphabet(tmp_path):
-    files = trec_files(tmp_path, b"DESC:def What is A a ?\nHUM:ind Who is who ?\n", b"LOC:city Where is A ?\nNUM:date \n\n")
+    files = trec_files(
+        tmp_path, b"DESC:def What is A a ?\nHUM:ind Who is who ?\n", b"LOC:city Where is A ?\nNUM:date \n\n"
+    )
     arrays, words = numbered("trec6", files, False)
     assert words == ["<unk>", "<pad>", "?", "a", "is", "who", "what"]
     tokens, ends, labels = arrays["train"]
     assert tokens.tolist() == [6, 4, 3, 3, 2, 5, 4, 5, 2] and ends.tolist() == [5, 9] and labels.tolist() == [0, 3]
     tokens, ends, labels = arrays["test"]
-    assert tokens.tolist() == [UNKNOWN, 4, 3, 2, UNKNOWN] and ends.tolist() == [4, 5], "a sentence of no words is one unknown word"
+    assert tokens.tolist() == [UNKNOWN, 4, 3, 2, UNKNOWN] and ends.tolist() == [4, 5], (
+        "a sentence of no words is one unknown word"
+    )
     assert labels.tolist() == [5, 4]
 
 
 def test_sentences_are_cut_padded_and_limited_to_the_vocabulary():
     tokens, ends = np.array([5, 3, 2, 4, 9, 8], np.int32), np.array([3, 4, 6])
     assert padded(tokens, ends, 2, 10).tolist() == [[5, 3], [4, PAD], [9, 8]]
-    assert padded(tokens, ends, 4, 5).tolist() == [[UNKNOWN, 3, 2, PAD], [4, PAD, PAD, PAD], [UNKNOWN, UNKNOWN, PAD, PAD]]
+    assert padded(tokens, ends, 4, 5).tolist() == [
+        [UNKNOWN, 3, 2, PAD],
+        [4, PAD, PAD, PAD],
+        [UNKNOWN, UNKNOWN, PAD, PAD],
+    ]
 
 
 @pytest.mark.parametrize("data, encoding, words", [
@@ -83,12 +90,22 @@ def test_fine_classes_are_pairs(tmp_path):
 
 def test_reviews_come_in_the_order_of_their_numbers(tmp_path):
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
-        reviews = {"train/pos/10_9": "ten", "train/pos/2_7": "two<br /> great", "train/neg/1_1": "bad", "train/unsup/0_0": "no", "test/neg/0_2": "x"}
+        reviews = {
+            "train/pos/10_9": "ten",
+            "train/pos/2_7": "two<br /> great",
+            "train/neg/1_1": "bad",
+            "train/unsup/0_0": "no",
+            "test/neg/0_2": "x",
+        }
         for name, words in reviews.items():
             info = tarfile.TarInfo(f"aclImdb/{name}.txt")
             info.size = len(words)
             archive.addfile(info, io.BytesIO(words.encode()))
-    assert list(text.imdb([tmp_path / "a.tar.gz"], False, "train")) == [(["bad"], 0), (["two<br", "/>", "great"], 1), (["ten"], 1)]
+    assert list(text.imdb([tmp_path / "a.tar.gz"], False, "train")) == [
+        (["bad"], 0),
+        (["two<br", "/>", "great"], 1),
+        (["ten"], 1),
+    ]
 
 
 CFG = Words(dataset="mine", tokens=5, length=4, dim=3, vectors="v.txt")
@@ -99,22 +116,27 @@ def test_vectors_of_the_users_file_are_those_of_its_first_lines(tmp_path):
     (tmp_path / "v.txt").write_text("the 1 2 3\ncat 4 5 6\na 0 0 1\nb 0 1 0\nc 1 0 0\nsat 7 8 9\n")
     found = fit_words(CFG, WORDS, tmp_path)
     assert found.words == WORDS[:5]
-    assert found.vectors.tolist() == [[0] * 3, [0] * 3, [1, 2, 3], [4, 5, 6], [0] * 3], "sat is line 6 of a file of which 5 are read"
+    assert found.vectors.tolist() == [[0] * 3, [0] * 3, [1, 2, 3], [4, 5, 6], [0] * 3], (
+        "sat is line 6 of a file of which 5 are read"
+    )
     np.savez(tmp_path / "v.npz", words=np.array(["sat", "cat"]), vectors=np.eye(2, 3, dtype=np.float32))
-    assert fit_words(replace(CFG, vectors="v.npz"), WORDS, tmp_path).vectors.tolist() == [[0] * 3] * 3 + [[0, 1, 0], [1, 0, 0]]
+    assert fit_words(CFG.changed(vectors="v.npz"), WORDS, tmp_path).vectors.tolist() == [[0] * 3] * 3 + [
+        [0, 1, 0],
+        [1, 0, 0],
+    ]
     with pytest.raises(FileError, match="vectors of 3 numbers; the row's dim is 4"):
-        fit_words(replace(CFG, dim=4), WORDS, tmp_path)
+        fit_words(CFG.changed(dim=4), WORDS, tmp_path)
     with pytest.raises(FileError, match="none.txt: no such file of word vectors.*glove.6B"):
-        fit_words(replace(CFG, vectors="none.txt"), WORDS, tmp_path)
+        fit_words(CFG.changed(vectors="none.txt"), WORDS, tmp_path)
     with pytest.raises(FileError, match="found 7; the dataset mine has 6 words"):
-        fit_words(replace(CFG, tokens=7), WORDS, tmp_path)
+        fit_words(CFG.changed(tokens=7), WORDS, tmp_path)
     (tmp_path / "bad.txt").write_text("the 1 2\nnot numbers here\n")
     with pytest.raises(FileError, match="not lines of a word and its numbers"):
-        fit_words(replace(CFG, vectors="bad.txt"), WORDS, tmp_path)
+        fit_words(CFG.changed(vectors="bad.txt"), WORDS, tmp_path)
 
 
 def test_random_vectors_are_the_same_each_time_and_marks_are_zero():
-    first, second = (fit_words(replace(CFG, vectors="random", dim=50), WORDS, None) for _ in range(2))
+    first, second = (fit_words(CFG.changed(vectors="random", dim=50), WORDS, None) for _ in range(2))
     assert torch.equal(first.vectors, second.vectors) and (first.vectors[:2] == 0).all()
     assert first.vectors[2:].std().item() == pytest.approx(0.4, rel=0.2)
 

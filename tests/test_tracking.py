@@ -1,5 +1,8 @@
 """Tracking with real MLflow on sqlite, without a server, and without MLflow."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -7,6 +10,8 @@ import time
 import pytest
 
 from lib.tracking import Tracker
+
+from .toy import tracked
 
 TAGS = {"cell": "digits-frepo-digits-ipc1", "git.commit": "abc"}
 
@@ -16,23 +21,24 @@ def local(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def finished_run(root):
+def finished_runs(root):
+    """The client of a store and its runs, once all is written."""
     from mlflow import MlflowClient
 
+    tracked(root)
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("distillery")
     return client, client.search_runs([experiment.experiment_id])
 
 
-def test_run_holds_tags_params_metrics_and_artifacts(tmp_path, local, monkeypatch):
-    monkeypatch.setattr("lib.tracking.PATIENCE", 60)
+def test_run_holds_tags_params_metrics_and_artifacts(tmp_path, local):
     tracker = Tracker(tmp_path, "distill@cell", TAGS, {"ipc": 1})
     for step in range(2500):
         tracker.log(step, {"loss": step / 2}, "seed0/")
     (tmp_path / "grid.png").write_bytes(b"png")
     tracker.artifact(tmp_path / "grid.png")
     tracker.close()
-    client, (run,) = finished_run(tmp_path)
+    client, (run,) = finished_runs(tmp_path)
     assert run.info.run_name == "distill@cell" and run.info.status == "FINISHED"
     assert run.data.tags["cell"] == TAGS["cell"] and run.data.params["ipc"] == "1"
     history = client.get_metric_history(run.info.run_id, "seed0/loss")
@@ -40,39 +46,66 @@ def test_run_holds_tags_params_metrics_and_artifacts(tmp_path, local, monkeypatc
     assert [a.path for a in client.list_artifacts(run.info.run_id)] == ["grid.png"]
 
 
-def test_two_processes_may_create_the_store_at_once(tmp_path, local):
-    code = f"import lib.tracking as t; t.PATIENCE = 60; k = t.Tracker({str(tmp_path)!r}, 'run', {{}}, {{}}); k.log(0, {{'a': 1}}); k.close()"
+def test_a_run_is_there_while_its_stage_works(tmp_path, local):
+    Tracker(tmp_path, "first", TAGS, {}).close()
+    client, _ = finished_runs(tmp_path)  # the store is made
+    tracker, until, found = Tracker(tmp_path, "second", TAGS, {}), time.monotonic() + 60, {}
+    tracker.log(0, {"a": 1})
+    number = client.get_experiment_by_name("distillery").experiment_id
+    while time.monotonic() < until and not (found.get("second") and found["second"].data.metrics):
+        time.sleep(0.2)
+        found = {run.info.run_name: run for run in client.search_runs([number])}
+    assert found["second"].info.status == "RUNNING" and found["second"].data.metrics == {"a": 1}
+    tracker.close(failed=True)
+    assert {run.info.status for run in finished_runs(tmp_path)[1]} == {"FINISHED", "FAILED"}
+
+
+def test_processes_at_once_share_one_writer(tmp_path, local):
+    made = f"from lib.tracking import Tracker; k = Tracker({str(tmp_path)!r}, 'run', {{}}, {{}})"
+    code = f"{made}; k.log(0, {{'a': 1}}); k.close()"
     processes = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    errors = [p.communicate(timeout=120)[1] for p in processes]
-    assert not any("tracking: stopped" in e for e in errors), errors
-    assert len(finished_run(tmp_path)[1]) == 3
+    assert not any(p.communicate(timeout=120)[1] for p in processes)
+    _, runs = finished_runs(tmp_path)
+    assert len(runs) == 3 and all(run.data.metrics == {"a": 1} for run in runs)
+    assert not (tmp_path / ".tracking/failed").exists()
 
 
-def test_a_dead_server_delays_nothing_and_says_so_once(tmp_path, monkeypatch, capfd):
+def test_what_a_dead_server_did_not_take_waits_for_the_next_writer(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     started = time.monotonic()
-    tracker = Tracker(tmp_path, "run", TAGS, {})
+    tracker = Tracker(tmp_path, "first", TAGS, {})
     for step in range(1000):
         tracker.log(step, {"loss": 1.0})
-    assert time.monotonic() - started < 1.0
     tracker.close()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 1.0
+    until = time.monotonic() + 60
+    while not (tmp_path / ".tracking/failed").exists():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert not capfd.readouterr().err
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    Tracker(tmp_path, "second", TAGS, {}).close()
     assert capfd.readouterr().err.count("tracking: stopped") == 1
+    _, runs = finished_runs(tmp_path)
+    assert {run.info.run_name: run.info.status for run in runs} == {"first": "FINISHED", "second": "FINISHED"}
 
 
 def test_without_mlflow_a_stage_says_so_and_goes_on(tmp_path, monkeypatch, capfd):
-    (tmp_path / "mlflow.py").write_text("raise ImportError")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     tracker = Tracker(tmp_path, "run", {}, {})
-    tracker.writer.wait(60)
     tracker.log(0, {"a": 1})
     tracker.close()
     assert capfd.readouterr().err.count("mlflow is not installed") == 1
+    (path,) = (tmp_path / ".tracking").glob("*.jsonl")
+    assert [json.loads(line)[0] for line in path.read_text().splitlines()] == ["start", "metric", "status"]
 
 
 def test_a_killed_stage_leaves_a_run_that_says_so(tmp_path, local):
-    code = f"import os; from lib.tracking import Tracker; Tracker({str(tmp_path)!r}, 'run', {{}}, {{}}).log(0, {{'a': 1}}); os.kill(os.getpid(), 9)"
-    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=120)  # waits for the writer, which holds stderr too
-    assert done.returncode == -9 and b"tracking:" not in done.stderr
-    _, (run,) = finished_run(tmp_path)
+    made = f"import time; from lib.tracking import Tracker; k = Tracker({str(tmp_path)!r}, 'run', {{}}, {{}})"
+    code = f"{made}; k.log(0, {{'a': 1}}); print('there', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _, (run,) = finished_runs(tmp_path)
     assert run.info.status == "KILLED" and run.data.metrics == {"a": 1}

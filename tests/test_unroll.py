@@ -1,13 +1,13 @@
-"""The exact adjoint of training, against full autograd, differences and closed forms: sheets of dataset distillation (14) and of MTT (6)."""
+"""The exact adjoint of training, against full autograd, differences and closed forms: sheets of DD (14) and MTT (6)."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from lib.losses import cross_entropy
+from lib.autodiff.unroll import Flat, gradient, unroll
 from lib.networks import build
 from lib.rng import generator
-from lib.unroll import Flat, gradient, unroll
+from lib.training.losses import cross_entropy
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +45,14 @@ def momentum(loss, decay=0.9):
 
 
 def problem(steps, net="dense2-w8", minibatches=2, seed=0):
-    """A network, its loss on the minibatches in turn, the start and the inputs (eta, x, y), all leaves, and the loss of a real batch."""
+    """A network, its loss on the minibatches in turn, start and inputs (eta, x, y), all leaves, a real batch's loss."""
     gen = generator(seed, "unroll")
     flat = Flat(build(net, (1, 4, 4), 3))
     theta = flat.weights(gen)[None].requires_grad_()
-    x, y = torch.randn(4 * minibatches, 1, 4, 4, generator=gen), torch.randn(4 * minibatches, 3, generator=gen).softmax(1)
+    x, y = (
+        torch.randn(4 * minibatches, 1, 4, 4, generator=gen),
+        torch.randn(4 * minibatches, 3, generator=gen).softmax(1),
+    )
     real_x, real_y = torch.randn(16, 1, 4, 4, generator=gen), F.one_hot(torch.arange(16) % 3, 3).double()
 
     def loss(t, theta, x, y):
@@ -105,7 +108,9 @@ def test_adjoint_equals_central_differences():
                     moved = [t.clone() for t in (theta, *inputs)]
                     moved[which].view(-1)[i] += sign * 1e-5
                     values.append(outer(unroll(descent(loss), 8, (moved[0],), *moved[1:])[0]))
-            assert (values[0] - values[1]).item() / 2e-5 == pytest.approx(exact[which].flatten()[i].item(), rel=1e-5, abs=1e-8)
+            assert (values[0] - values[1]).item() / 2e-5 == pytest.approx(
+                exact[which].flatten()[i].item(), rel=1e-5, abs=1e-8
+            )
 
 
 def test_two_networks_at_once_are_two_alone():
@@ -128,10 +133,15 @@ def test_frozen_weights_drop_the_curvature_alone():
     with torch.no_grad():
         thetas = [theta]
         for t in range(steps):
-            thetas.append(unroll(descent(lambda _, *args, t=t: loss(t, *args)), 1, (thetas[-1],), eta[t : t + 1], x, y)[0])
+            thetas.append(
+                unroll(descent(lambda _, *args, t=t: loss(t, *args)), 1, (thetas[-1],), eta[t : t + 1], x, y)[0]
+            )
     last = thetas[-1].detach().requires_grad_()
     (adjoint,) = torch.autograd.grad(outer(last), last)
-    bracket = sum((adjoint * -eta[t] * gradient(lambda at, t=t: loss(t, at, x, y), thetas[t].detach(), True)).sum() for t in range(steps))
+    bracket = sum(
+        (adjoint * -eta[t] * gradient(lambda at, t=t: loss(t, at, x, y), thetas[t].detach(), True)).sum()
+        for t in range(steps)
+    )
     (expected,) = torch.autograd.grad(bracket, x)
     frozen = gradients(unroll, descent(loss, frozen=True), steps, theta, [eta, x, y], outer)
     exact = gradients(unroll, descent(loss), steps, theta, [eta, x, y], outer)
@@ -147,7 +157,9 @@ def test_limits():
     at_start, by_rate, by_image, by_label = gradients(unroll, descent(loss), 3, theta, [still, x, y], outer)
     assert (by_image == 0).all() and (by_label == 0).all()
     for t in range(3):
-        assert by_rate[t].item() == pytest.approx(-(gradient(lambda at, t=t: loss(t, at, x, y), theta) * at_start).sum().item(), rel=1e-9)
+        assert by_rate[t].item() == pytest.approx(
+            -(gradient(lambda at, t=t: loss(t, at, x, y), theta) * at_start).sum().item(), rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("start, final, loss, by", [
@@ -169,7 +181,7 @@ def test_scalar_closed_form(start, final, loss, by):
 
 @pytest.mark.parametrize("points, rank", [(5, 0), (3, 2)])
 def test_linear_regression_closed_form(points, rank):
-    """As many orthogonal points as dimensions reach the optimum from anywhere in one step; fewer project the rest away."""
+    """As many orthogonal points as dimensions reach the optimum from anywhere in one step; fewer project the rest."""
     gen = generator(0, "linear")
     q, _ = torch.linalg.qr(torch.randn(5, 5, generator=gen))
     eta, optimum = torch.tensor(0.7), torch.randn(5, generator=gen)
@@ -188,7 +200,14 @@ def test_weights_of_the_module_stay():
     theta = flat.weights(generator(0, "weights"))
     before = [p.detach().clone() for p in flat.net.parameters()]
     x = torch.randn(2, 1, 28, 28).requires_grad_()
-    (trained,) = unroll(descent(lambda t, theta, x, y: flat(theta, x).square().sum()), 2, (theta[None],), torch.full((2,), 1e-3), x, torch.zeros(2))
+    (trained,) = unroll(
+        descent(lambda t, theta, x, y: flat(theta, x).square().sum()),
+        2,
+        (theta[None],),
+        torch.full((2,), 1e-3),
+        x,
+        torch.zeros(2),
+    )
     trained.sum().backward()
     assert x.grad.norm() > 0 and all(torch.equal(p, q) for p, q in zip(flat.net.parameters(), before))
     assert torch.equal(torch.cat([p.flatten() for p in before]), theta)

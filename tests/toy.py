@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -21,21 +22,21 @@ ENV = {
 
 def keep_suites(params, *suites):
     """Drop the rows of every other suite."""
-    for table in ("cells", "expert_cells", "continual", "membership", "scores"):
+    for table in ("cells", "continual", "membership", "scores"):
         params[table] = {key: row for key, row in params[table].items() if row["suite"] in suites}
 
 
 def toy(params):
     """The digits suite in seconds: fewer steps, one seed, one network; checkpoints all the time."""
-    keep_suites(params, "digits", "ablation")  # a suite beside it; DVC takes its time for each row
+    keep_suites(params, "digits", "ablation")  # a suite beside it
     params["cells"] = {key: row for key, row in params["cells"].items() if row["suite"] != "digits" or key in CELLS}
-    params["expert_cells"], params["scores"], params["experts"] = {}, {}, {}
+    params["scores"], params["experts"] = {}, {}
     for key in CELLS:
-        params["cells"][key]["distill"] |= {"steps": 40, "seeds": [0], "watch_every": 20}
+        params["cells"][key]["distill"] |= {"steps": 40, "seeds": [0], "eval_every": 20}
         params["cells"][key]["distill"]["pool_size"] = 2
         params["cells"][key]["evaluate"]["nets"] = ["conv2-w32"]
-    params["cells"][CONTINUAL]["distill"] |= {"steps": 5, "watch_every": 0}
-    params["cells"][MEMBERSHIP]["distill"] |= {"seeds": [0, 1], "steps": 10, "watch_every": 0}
+    params["cells"][CONTINUAL]["distill"] |= {"steps": 5, "eval_every": 0}
+    params["cells"][MEMBERSHIP]["distill"] |= {"seeds": [0, 1], "steps": 10, "eval_every": 0}
     params["membership"][MEMBERSHIP] |= {"updates": [10, 20], "shadows": 2}
     for name in ("digits", "digits-memory"):
         params["protocols"][name]["steps"] = 50
@@ -56,6 +57,14 @@ def dvc(folder, *args, check=True):
     return output
 
 
+def tracked(folder):
+    """Wait until the writer has put all that stages sent into MLflow."""
+    until = time.monotonic() + 60
+    while list((Path(folder) / ".tracking").glob("*.jsonl")):
+        assert time.monotonic() < until, (Path(folder) / ".tracking/writer.log").read_text()[-2000:]
+        time.sleep(0.1)
+
+
 def ran(output):
     return re.findall(r"Running stage '([^']+)'", output)
 
@@ -65,7 +74,15 @@ def commit(folder):
 
 
 def started(folder, *args):
-    return subprocess.Popen(["dvc", *args], cwd=folder, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        ["dvc", *args],
+        cwd=folder,
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def clone(project, folder):

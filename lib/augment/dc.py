@@ -10,9 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from . import POLICIES
+
 OPERATIONS = {"dc": ("crop", "scale", "rotate"), "dc-noise": ("crop", "noise")}
 
 
+@POLICIES.register("dc", "dc-noise")
 @torch.no_grad()
 def augmented(policy, x, generator, host):
     """x (S, B, K, H, W) with an operation for each image; a channel's mean is that of the student's batch."""
@@ -56,7 +59,9 @@ def scale(x, u):
         return (at * size // new[:, None]).clamp(0, size - 1), (at >= 0) & (at < new[:, None])
 
     height, width = x.shape[2:]
-    largest = (torch.tensor([height, width], device=x.device) * (0.8 + 0.4 * u)).long().amax(1).clamp(min=max(height, width))
+    largest = (
+        (torch.tensor([height, width], device=x.device) * (0.8 + 0.4 * u)).long().amax(1).clamp(min=max(height, width))
+    )
     (rows, row_in), (columns, column_in) = source(height, u[:, 0], largest), source(width, u[:, 1], largest)
     return take(x, rows, columns) * (row_in[:, None, :, None] & column_in[:, None, None, :])
 

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from . import POLICIES
+
 MARGIN = 4
 
 
@@ -16,9 +18,12 @@ def crop_flip(x, generator):
     mirrored = torch.rand(n, 1, generator=generator, device=device) < 0.5
     columns = left + torch.where(mirrored, columns.flip(1), columns)
     rows = top + torch.arange(height, device=device)
-    return padded[torch.arange(n, device=device)[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+    return padded[torch.arange(n, device=device)[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(
+        -1, 1
+    )
 
 
+@POLICIES.register("crop-flip")
 def augmented(policy, x, generator, host):
     """`crop_flip` of students' batches x (S, B, K, H, W)."""
     return crop_flip(x.flatten(0, 1), generator).unflatten(0, x.shape[:2])

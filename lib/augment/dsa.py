@@ -12,6 +12,8 @@ from math import pi
 import torch
 import torch.nn.functional as F
 
+from . import POLICIES
+
 STRATEGIES = {
     "dsa": ("color", "crop", "cutout", "flip", "scale", "rotate"),
     "dsa-noflip": ("color", "crop", "cutout", "scale", "rotate"),
@@ -53,6 +55,7 @@ def apply(x, draw):
     return torch.stack(out)
 
 
+@POLICIES.register(*STRATEGIES)
 def augmented(policy, x, generator, host):
     """x (S, B, K, H, W) with a family for each student and parameters for each image."""
     return apply(x, draw(policy, x.shape[0], x.shape[1], generator, host))
@@ -116,4 +119,12 @@ def rotate(x, u, limit=15.0):
     return _resample(x, torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2))
 
 
-FAMILIES = {"color": color, "crop": crop, "crop4": partial(crop, ratio=0.25), "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate}
+FAMILIES = {
+    "color": color,
+    "crop": crop,
+    "crop4": partial(crop, ratio=0.25),
+    "cutout": cutout,
+    "flip": flip,
+    "scale": scale,
+    "rotate": rotate,
+}

@@ -11,6 +11,8 @@ from math import log, pi
 import torch
 import torch.nn.functional as F
 
+from . import POLICIES
+
 FLIP, COLOR, CROP, ROTATE, TRANSLATE, CUTOUT = range(6)
 OPERATIONS = {"rgb": range(FLIP, CUTOUT + 1), "grey": range(COLOR, CUTOUT + 1)}
 
@@ -59,6 +61,7 @@ def draw(policy, shape, generator):
     )
 
 
+@POLICIES.register("rgb", "grey")
 def augmented(policy, x, generator, host):
     """x (S, B, K, H, W) with an operation for each student and parameters for each image."""
     return apply(x, draw(policy, x.shape[:2] + x.shape[3:4], generator))

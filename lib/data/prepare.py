@@ -12,11 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..files import FileError, replacing, sha256, write_json
-from ..params import KNOWN_SOURCES, in_shape
-from ..schema import TEXT_SOURCES
-from . import readers, text
-from .imagenet import SUBSETS, read_subset
-from .sources import ARCHIVES, FAMILY, locate
+from . import READERS, readers, text
+from .imagenet import read_subset
+from .sources import SOURCES, SUBSETS, in_shape, is_text, locate
 
 
 def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
@@ -32,9 +30,9 @@ def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
     elif dataset.subset:
         names = [wnid for _, wnid in SUBSETS[dataset.subset]]
     else:
-        if FAMILY.get(dataset.source, dataset.source) in ARCHIVES:
-            files, packed = locate(dataset.source, downloads, archives)
-        if dataset.source in TEXT_SOURCES:
+        if "archives" in SOURCES[dataset.source]:
+            files, packed = locate(SOURCES[dataset.source], downloads, archives)
+        if is_text(dataset):
             prepare_text(name, dataset, files, packed, out)
             return
         names = readers.class_names(dataset.source, files)
@@ -44,7 +42,7 @@ def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
             return readers.read_folder(splits[split], dataset.resolution, in_shape(dataset)[0])
         if dataset.subset:
             return read_subset(imagenet, dataset.subset, split, dataset.resolution, dataset.antialias)
-        return readers.read(dataset.source, files, packed, split, dataset.resolution)
+        return READERS[dataset.source](files, packed, split, dataset.resolution)
 
     out.mkdir(parents=True)
     arrays = {}
@@ -72,7 +70,7 @@ def prepare_text(name, dataset, files, packed, out):
     write_json(out / "words.json", words)
     counts = [len(splits[split][2]) for split in readers.SPLITS]
     check_counts(name, dataset.source, counts, int(max(labels.max() for *_, labels in splits.values())) + 1, packed)
-    labels = text.class_names(dataset.source, files)
+    labels = readers.class_names(dataset.source, files)
     write_json(out / "manifest.json", {
         "name": name, "source": dataset.source, "text": True, "num_classes": len(labels), "class_names": labels,
         "num_train": counts[0], "num_test": counts[1], "class_counts": np.bincount(splits["train"][2]).tolist(),
@@ -83,11 +81,13 @@ def prepare_text(name, dataset, files, packed, out):
 
 def check_counts(name, source, found, num_classes, packed=False):
     """Refuse splits that are not what the source publishes; IMDB's other packing lacks four reviews of each."""
-    _, classes, _, *counts = KNOWN_SOURCES[source]
+    classes, *counts = (SOURCES[source][name] for name in ("classes", "train", "test"))
     if packed and source == "imdb":
         counts = [n - 4 for n in counts]
     if found != counts or num_classes != classes:
-        raise FileError(f"{name}: {found} train and test examples of {num_classes} classes, expected {counts} of {classes}")
+        raise FileError(
+            f"{name}: {found} train and test examples of {num_classes} classes, expected {counts} of {classes}"
+        )
 
 
 def build_arrays(name, shape, examples, workspace):
@@ -117,7 +117,10 @@ def build_arrays(name, shape, examples, workspace):
 
         def _generate_examples(self, split):
             for i, (image, label) in enumerate(examples(split)):
-                yield i, {"image": np.ascontiguousarray(np.broadcast_to(image, shape_hwc)), "label": label}  # grey may be wanted as three channels
+                yield (
+                    i,
+                    {"image": np.ascontiguousarray(np.broadcast_to(image, shape_hwc)), "label": label},
+                )  # grey may be wanted as three channels
 
     Images.name = name.replace("-", "_").lower()
     builder = Images(data_dir=workspace, file_format="array_record")
@@ -143,7 +146,9 @@ def manifest(name, dataset, arrays, names, files, packed, out):
     square = sum((c**2).sum((0, 2, 3)) for c in chunks) / train_x[:, 0].size
     of_imagenet = {}
     if dataset.subset:
-        present = [c for c in range(num_classes) if (train_y == c).any()]  # a class that a list names twice has one label with images
+        present = [
+            c for c in range(num_classes) if (train_y == c).any()
+        ]  # a class that a list names twice has one label with images
         of_imagenet = {"imagenet": [index for index, _ in SUBSETS[dataset.subset]], "classes": present}
     return {
         **of_imagenet,

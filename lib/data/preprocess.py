@@ -102,11 +102,11 @@ class Preprocess:
             x = self._linear(x, -1) + self.zca[0].to(x)
         return x * self._per_channel("std", x) + self._per_channel("mean", x)
 
-    def save(self, path):
+    def save(self, path, **meta):
         tensors = {"mean": self.mean, "std": self.std}
         if self.zca is not None:
             tensors |= dict(zip(("zca_mean", "zca_vectors", "zca_scale"), self.zca))
-        save_tensors(path, tensors, checkerboard=self.checkerboard, own=self.own)
+        save_tensors(path, tensors, checkerboard=self.checkerboard, own=self.own, **meta)
 
     @classmethod
     def load(cls, path):

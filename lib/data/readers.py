@@ -1,7 +1,4 @@
-"""Readers of the published formats: each yields (image uint8 (H, W, K), label) for one split, in the file's order.
-
-`read(source, files, packed, split, resolution)` is the only door; `class_names` gives the labels' meaning.
-"""
+"""Readers of the published formats of images: each yields (image uint8 (H, W, K), label) for one split, in the file's order."""
 
 import bz2
 import io
@@ -11,14 +8,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..files import FileError
-from .sources import gunzip, members
+from . import READERS
+from .sources import SOURCES, gunzip, members
 
 GIGA = 1 << 30
 DIGITS_TRAIN = 1297  # the fixed split: the first 1297 of scikit-learn's 1797 digits train, the last 500 test
 SPLITS = ("train", "test")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def picture(data, resolution, name):
@@ -26,13 +22,18 @@ def picture(data, resolution, name):
     try:
         image = Image.open(io.BytesIO(data)).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise FileError(f"{name}: not a readable picture ({type(error).__name__}: {error}); replace or remove it") from None
+        raise FileError(
+            f"{name}: not a readable picture ({type(error).__name__}: {error}); replace or remove it"
+        ) from None
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     # BOX averages the source pixels under each target pixel, which is what 'area' interpolation means.
-    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BOX, (left, top, left + side, top + side)))
+    return np.asarray(
+        image.resize((resolution, resolution), Image.Resampling.BOX, (left, top, left + side, top + side))
+    )
 
 
+@READERS.register("digits")
 def digits(files, packed, split, resolution):
     """scikit-learn's bundled 8x8 digits, their 17 grey levels spread over 0..255."""
     from sklearn.datasets import load_digits
@@ -43,6 +44,7 @@ def digits(files, packed, split, resolution):
         yield np.rint(image[..., None] * (255 / 16)).astype(np.uint8), int(label)
 
 
+@READERS.register("mnist", "fashion_mnist")
 def idx(files, packed, split, resolution):
     """MNIST's format: 16 bytes of header before the images, 8 before the labels."""
     images, labels = (files[0], files[1]) if split == "train" else (files[2], files[3])
@@ -52,6 +54,7 @@ def idx(files, packed, split, resolution):
     yield from zip(x, map(int, y))
 
 
+@READERS.register("usps")
 def usps(files, packed, split, resolution):
     """USPS digits, 16x16, grey values from -1 to 1: libsvm's lines `LABEL INDEX:VALUE ...` with labels 1 to 10, or arrays of thousandths.
 
@@ -69,9 +72,13 @@ def usps(files, packed, split, resolution):
             for index, value in (pair.split(":") for pair in row[1:]):
                 mine[int(index) - 1] = float(value)
     for image, label in zip(np.rint((values + 1) * 127.5).clip(0, 255).astype(np.uint8).reshape(-1, 16, 16), labels):
-        yield np.asarray(Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BILINEAR))[..., None], int(label)
+        yield (
+            np.asarray(Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BILINEAR))[..., None],
+            int(label),
+        )
 
 
+@READERS.register("svhn")
 def svhn(files, packed, split, resolution):
     """Street View House Numbers, cropped: MATLAB files of X (32, 32, 3, n) and y (n, 1), in which 10 stands for the digit 0."""
     from scipy.io import loadmat
@@ -80,11 +87,15 @@ def svhn(files, packed, split, resolution):
     path = files[0 if split == "train" else 1]
     try:
         arrays = loadmat(path, variable_names=("X", "y"))
-        yield from zip(np.ascontiguousarray(arrays["X"].transpose(3, 0, 1, 2)), (int(label) % 10 for label in arrays["y"].flatten()))
+        yield from zip(
+            np.ascontiguousarray(arrays["X"].transpose(3, 0, 1, 2)),
+            (int(label) % 10 for label in arrays["y"].flatten()),
+        )
     except (MatReadError, KeyError, ValueError, TypeError) as error:
         raise FileError(f"{path}: not a MATLAB file of X and y ({error})") from None
 
 
+@READERS.register("cifar10")
 def cifar(files, packed, split, resolution, label_bytes=1):
     """CIFAR's binary records: label byte(s), the last of them the fine one, then the R, G and B planes."""
     if packed:
@@ -96,7 +107,25 @@ def cifar(files, packed, split, resolution, label_bytes=1):
         if len(found[name]) % (label_bytes + 3072):
             raise FileError(f"{files[0]}: {name} does not hold whole records")
         records = np.frombuffer(found[name], np.uint8).reshape(-1, label_bytes + 3072)
-        yield from zip(records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), map(int, records[:, label_bytes - 1]))
+        yield from zip(
+            records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), map(int, records[:, label_bytes - 1])
+        )
+
+
+def listed_names(ending):
+    """A function: the names of the labels, the last words of the lines of the archive's file of this ending."""
+
+    def names(files):
+        for _, data in members(files[0], 4 * GIGA, lambda name: name.endswith(ending)):
+            return [line.split()[-1] for line in data.decode().splitlines() if line.strip()]
+
+    return names
+
+
+@READERS.register(names=listed_names("fine_label_names.txt"))
+def cifar100(files, packed, split, resolution):
+    """CIFAR-100's records have two label bytes."""
+    return cifar(files, packed, split, resolution, label_bytes=2)
 
 
 def cifar10_packed(files, split):
@@ -105,40 +134,53 @@ def cifar10_packed(files, split):
     pictures = files[:5] if split == "train" else files[5:6]
     tiles = []
     for path in pictures:
-        tiles.append(np.asarray(Image.open(path).convert("RGB")).reshape(100, 32, 100, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3))
+        tiles.append(
+            np.asarray(Image.open(path).convert("RGB"))
+            .reshape(100, 32, 100, 32, 3)
+            .swapaxes(1, 2)
+            .reshape(-1, 32, 32, 3)
+        )
     yield from zip(np.concatenate(tiles), map(int, labels))
-
-
-def tiny_imagenet(files, packed, split, resolution):
-    """ROOT/train/WNID/images/*.JPEG; the test split is ROOT/val/images with its list of annotations."""
-    folder = "train" if split == "train" else "val"
-    found = dict(members(files[0], 2 * GIGA, lambda n: n.split("/")[1:2] == [folder] and not n.endswith("_boxes.txt")))
-    names, labels = _tiny_names(files[0]), {}
-    for name in [n for n in found if n.endswith("/val_annotations.txt")]:
-        labels = dict(line.split("\t")[:2] for line in found.pop(name).decode().splitlines())
-    for name, data in found.items():
-        yield picture(data, resolution, name), names.index(name.split("/")[2] if split == "train" else labels[_base(name)])
 
 
 def _base(name):
     return name.rsplit("/", 1)[-1]
 
 
-def _tiny_names(path):
-    for _, data in members(path, 2 * GIGA, lambda n: _base(n) == "wnids.txt"):
+def _tiny_names(files):
+    for _, data in members(files[0], 2 * GIGA, lambda n: _base(n) == "wnids.txt"):
         return sorted(data.decode().split())
-    raise FileError(f"{path}: wnids.txt is missing")
+    raise FileError(f"{files[0]}: wnids.txt is missing")
 
 
+@READERS.register(names=_tiny_names)
+def tiny_imagenet(files, packed, split, resolution):
+    """ROOT/train/WNID/images/*.JPEG; the test split is ROOT/val/images with its list of annotations."""
+    folder = "train" if split == "train" else "val"
+    found = dict(members(files[0], 2 * GIGA, lambda n: n.split("/")[1:2] == [folder] and not n.endswith("_boxes.txt")))
+    names, labels = _tiny_names(files), {}
+    for name in [n for n in found if n.endswith("/val_annotations.txt")]:
+        labels = dict(line.split("\t")[:2] for line in found.pop(name).decode().splitlines())
+    for name, data in found.items():
+        yield (
+            picture(data, resolution, name),
+            names.index(name.split("/")[2] if split == "train" else labels[_base(name)]),
+        )
+
+
+@READERS.register("imagenette", "imagewoof")
 def class_folders_archive(files, packed, split, resolution):
     """ROOT/{train,val}/CLASS/*: Imagenette and Imagewoof; the val split is the test split."""
     part = "train" if split == "train" else "val"
-    found = dict(members(files[0], 2 * GIGA, lambda n: n.split("/")[1:2] == [part] and Path(n).suffix.lower() in SUFFIXES))
+    found = dict(
+        members(files[0], 2 * GIGA, lambda n: n.split("/")[1:2] == [part] and Path(n).suffix.lower() in SUFFIXES)
+    )
     classes = sorted({name.split("/")[-2] for name in found})
     for name in sorted(found):
         yield picture(found[name], resolution, name), classes.index(name.split("/")[-2])
 
 
+@READERS.register("imagenet_resized")
 def imagenet_resized(files, packed, split, resolution):
     """npz batches of flat rows, R, G and B planes one after the other; labels from 1."""
     for path in files[:2] if split == "train" else files[2:]:
@@ -148,6 +190,7 @@ def imagenet_resized(files, packed, split, resolution):
             yield from zip(images, (int(label) - 1 for label in batch["labels"]))
 
 
+@READERS.register(names=listed_names("CUB_200_2011/classes.txt"))
 def caltech_birds2011(files, packed, split, resolution):
     """CUB-200: image paths and the train/test split are lists inside the archive."""
     lists, pictures = {}, {}
@@ -163,41 +206,10 @@ def caltech_birds2011(files, packed, split, resolution):
             yield pictures[name], int(lists["image_class_labels.txt"][key]) - 1
 
 
-READERS = {
-    "digits": digits,
-    "mnist": idx,
-    "fashion_mnist": idx,
-    "usps": usps,
-    "svhn": svhn,
-    "cifar10": cifar,
-    "cifar100": lambda *args: cifar(*args, label_bytes=2),
-    "tiny_imagenet": tiny_imagenet,
-    "imagenette": class_folders_archive,
-    "imagewoof": class_folders_archive,
-    "imagenet_resized": imagenet_resized,
-    "caltech_birds2011": caltech_birds2011,
-}
-
-
-def read(source, files, packed, split, resolution):
-    """Yield (image uint8 (H, W, K), label) of one split of a source known by name."""
-    return READERS[source](files, packed, split, resolution)
-
-
 def class_names(source, files):
-    """Names by label where the files or the papers give them, else None."""
-    if source in ("mnist", "digits", "svhn", "usps"):
-        return [str(d) for d in range(10)]
-    if source == "fashion_mnist":
-        return list(FASHION)
-    if source == "cifar10":
-        return list(CIFAR10)
-    if source == "tiny_imagenet":
-        return _tiny_names(files[0])
-    wanted = {"cifar100": "fine_label_names.txt", "caltech_birds2011": "CUB_200_2011/classes.txt"}.get(source)
-    for _, data in members(files[0], 4 * GIGA, lambda n: n.endswith(wanted)) if wanted else ():
-        return [line.split()[-1] for line in data.decode().splitlines() if line.strip()]
-    return None
+    """Names by label where the papers or the files give them, else None."""
+    listed = getattr(READERS[source], "names", None)
+    return SOURCES[source].get("names") or (listed(files) if listed else None)
 
 
 def folder_files(folder):
@@ -230,7 +242,9 @@ def folder_files(folder):
             for i, p in enumerate(pictures(train, name)):
                 splits["test" if i % 5 == 4 else "train"].append((p, label))
     if not splits["test"]:
-        raise FileError(f"{folder}: too few pictures for a test set; each class needs at least 5, or give a test folder")
+        raise FileError(
+            f"{folder}: too few pictures for a test set; each class needs at least 5, or give a test folder"
+        )
     return splits, classes
 
 

@@ -7,12 +7,8 @@ import numpy as np
 import torch
 
 from ..files import FileError, read_json
-from ..krr import centred_one_hot
-from ..losses import class_labels
-from ..rng import restore
 from .preprocess import Preprocess
 from .text import Sentences, WordVectors, padded
-from .trajectories import Segments
 
 BLOCK = 10000
 
@@ -75,9 +71,13 @@ def load_arrays(folder, split):
         x = np.load(Path(folder) / f"{split}_x.npy", mmap_mode="r", allow_pickle=False)
         return x, np.load(Path(folder) / f"{split}_y.npy", allow_pickle=False)
     except FileNotFoundError as error:
-        raise FileError(f"{error.filename}: not found; prepare the dataset first (`dvc repro prepare@{Path(folder).name}`)") from None
+        raise FileError(
+            f"{error.filename}: not found; prepare the dataset first (`dvc repro prepare@{Path(folder).name}`)"
+        ) from None
     except ValueError as error:
-        raise FileError(f"{folder}: {split} arrays are damaged ({error}); prepare the dataset again (`dvc repro -f prepare@{Path(folder).name}`)") from None
+        raise FileError(
+            f"{folder}: {split} arrays are damaged ({error}); prepare the dataset again (`dvc repro -f prepare@{Path(folder).name}`)"
+        ) from None
 
 
 def load_real(folder, preprocess_path, device):
@@ -106,61 +106,3 @@ def load_text(folder, words, manifest, device):
         numbers = torch.from_numpy(padded(np.asarray(tokens), ends, words.length, len(vectors))).to(device)
         tensors += [Sentences(numbers, vectors), torch.from_numpy(labels).to(device)]
     return RealSet(*tensors, words, manifest)
-
-
-class Batches:
-    """Endless batches of rows of `tensors`: one random permutation after another; batches may straddle two, or the last of each is smaller."""
-
-    def __init__(self, tensors, batch, generator, straddle=True):
-        self.tensors, self.batch, self.generator, self.straddle = tensors, batch, generator, straddle
-        self.left = torch.empty(0, dtype=torch.long, device=generator.device)
-
-    def next(self):
-        while len(self.left) < (self.batch if self.straddle else 1):
-            order = torch.randperm(len(self.tensors[0]), generator=self.generator, device=self.generator.device)
-            self.left = torch.cat([self.left, order])
-        indices, self.left = self.left[: self.batch], self.left[self.batch :]
-        return tuple(t[indices] for t in self.tensors)
-
-    def state_dict(self):
-        return {"left": self.left, "rng": self.generator.get_state()}
-
-    def load_state_dict(self, state):
-        self.left = state["left"]
-        restore(self.generator, state["rng"])
-
-
-class ClassBatches:
-    """Endless batches of `batch` distinct random images of each class: the images x (n, K, H, W) and the chosen (C, batch) of them."""
-
-    def __init__(self, x, y, classes, batch, generator):
-        self.x, self.batch, self.generator = x, batch, generator
-        members = [(y == c).nonzero().flatten() for c in classes]
-        self.members = torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=-1)
-
-    def next(self):
-        order = torch.rand(self.members.shape, generator=self.generator, device=self.generator.device)
-        order[self.members < 0] = 2  # never among the first: every class has at least `batch` images
-        return self.x, self.members.gather(1, order.topk(self.batch, dim=1, largest=False).indices)
-
-    def state_dict(self):
-        return {"rng": self.generator.get_state()}
-
-    def load_state_dict(self, state):
-        restore(self.generator, state["rng"])
-
-
-def attacked(labels, attack):
-    """Labels (n,) in which the images of the first class of `attack` pass for the second."""
-    return labels if attack is None else torch.where(labels == attack[0], attack[1], labels)
-
-
-def batches_for(real, cfg, generator, experts=None):
-    """What a cell's method (cfg: schema.Distill) takes at each step: real batches, or parts of the experts' trajectories."""
-    if cfg.batches == "segments":
-        return Segments(experts, cfg, generator)
-    if cfg.batches == "by_class":
-        return ClassBatches(real.train_x, real.train_y, real.classes, cfg.real_batch, generator)
-    centred = cfg.labels == "centred"
-    targets = centred_one_hot(real.train_y, real.num_classes) if centred else class_labels(attacked(real.train_y, cfg.attack), real.num_classes, cfg.labels)
-    return Batches((real.train_x, targets), cfg.real_batch, generator, cfg.batches == "straddling")

@@ -14,11 +14,11 @@ import torch
 
 from ..files import FileError, load_tensors, save_tensors
 from ..rng import generator
-from .sources import members, own_copy
+from . import READERS
+from .sources import SOURCES, members, own_copy
 
 UNKNOWN, PAD = 0, 1
 MARKS = ("<unk>", "<pad>")
-TREC = ("DESC", "ENTY", "ABBR", "HUM", "NUM", "LOC")
 VECTOR_STD = 0.4  # of random vectors: about GloVe's
 MEBI = 1 << 20
 SPLITS = ("train", "test")
@@ -32,6 +32,7 @@ TOPICS = {
 FILLERS = "the a of and in this that was is very some with for on many new old our".split()
 
 
+@READERS.register()
 def topics(files, packed, split):
     """A corpus of our own: sentences of 5 to 12 words, two to four of them of one of four topics, one of another."""
     rng = np.random.default_rng(SPLITS.index(split))
@@ -43,10 +44,11 @@ def topics(files, packed, split):
         yield [str(word) for word in rng.permutation(sentence)], int(label)
 
 
+@READERS.register("trec6")
 def trec(files, packed, split, fine=False):
     """`COARSE:fine question`, Latin-1; the fine classes are the pairs, since a fine name alone stands for several."""
     lines = _lines(Path(files[SPLITS.index(split)]).read_bytes(), "latin-1")
-    kinds = trec_kinds(files) if fine else list(TREC)
+    kinds = trec_kinds(files) if fine else SOURCES["trec6"]["names"]
     for line in lines:
         kind, _, question = line.partition(" ")
         yield question.lower().split(), kinds.index(kind if fine else kind.split(":")[0])
@@ -57,6 +59,13 @@ def trec_kinds(files):
     return sorted({line.split(" ", 1)[0] for line in _lines(Path(files[0]).read_bytes(), "latin-1")})
 
 
+@READERS.register(names=trec_kinds)
+def trec50(files, packed, split):
+    """TREC with its fine classes."""
+    return trec(files, packed, split, fine=True)
+
+
+@READERS.register("sst5")
 def sst(files, packed, split):
     """Trees of the Stanford Sentiment Treebank, one a line: the root's class and the leaves."""
     if packed:
@@ -71,10 +80,14 @@ def sst(files, packed, split):
         yield [word.lower() for word in LEAF.findall(line)], int(line[1])
 
 
+@READERS.register()
 def imdb(files, packed, split):
     """Reviews as files of aclImdb/{train,test}/{neg,pos}, in the order of their numbers."""
     reviews = _reviews(files[0])
-    for name in sorted((n for n in reviews if n.split("/")[-3] == split), key=lambda n: (n.split("/")[-2], int(n.split("/")[-1].split("_")[0]))):
+    for name in sorted(
+        (n for n in reviews if n.split("/")[-3] == split),
+        key=lambda n: (n.split("/")[-2], int(n.split("/")[-1].split("_")[0])),
+    ):
         yield reviews[name].split(), ("neg", "pos").index(name.split("/")[-2])
 
 
@@ -87,19 +100,6 @@ def _reviews(path):
 def _lines(data, encoding):
     """Lines that are not blank; bytes that are not of the encoding become the replacement character."""
     return [line for line in data.decode(encoding, errors="replace").splitlines() if line.strip()]
-
-
-READERS = {"topics": topics, "trec6": trec, "trec50": lambda *args: trec(*args, fine=True), "sst5": sst, "imdb": imdb}
-CLASSES = {
-    "topics": list(TOPICS),
-    "trec6": list(TREC),
-    "sst5": ["very negative", "negative", "neutral", "positive", "very positive"],
-    "imdb": ["negative", "positive"],
-}
-
-
-def class_names(source, files):
-    return trec_kinds(files) if source == "trec50" else CLASSES[source]
 
 
 def numbered(source, files, packed):
@@ -155,7 +155,9 @@ def fit_words(cfg, words, archives):
     Of a file of lines, as GloVe's, the first `tokens` lines alone are read, as the original does.
     """
     if cfg.tokens > len(words):
-        raise FileError(f"params.yaml: tokens: found {cfg.tokens}; the dataset {cfg.dataset} has {len(words)} words with the two marks")
+        raise FileError(
+            f"params.yaml: tokens: found {cfg.tokens}; the dataset {cfg.dataset} has {len(words)} words with the two marks"
+        )
     words = words[: cfg.tokens]
     if cfg.vectors == "random":
         vectors = VECTOR_STD * torch.randn(cfg.tokens, cfg.dim, generator=generator(0, "vectors"))
@@ -167,7 +169,11 @@ def fit_words(cfg, words, archives):
                 "put it there (GloVe: glove.6B.100d.txt of glove.6B.zip), or take a row with random vectors"
             )
         known = read_vectors(path, cfg.tokens)
-        found = torch.from_numpy(np.stack([known.get(w, np.zeros(cfg.dim, np.float32)) for w in words])) if _dim(known) == cfg.dim else None
+        found = (
+            torch.from_numpy(np.stack([known.get(w, np.zeros(cfg.dim, np.float32)) for w in words]))
+            if _dim(known) == cfg.dim
+            else None
+        )
         if found is None:
             raise FileError(f"{path}: holds vectors of {_dim(known)} numbers; the row's dim is {cfg.dim}")
         vectors = found

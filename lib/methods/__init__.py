@@ -1,15 +1,8 @@
-"""The methods, by the name that a cell gives them. A method is built from (cfg, syn, seed) and has `step` and a state."""
+"""The methods, one file each, with the parts that only methods use. They know neither files nor DVC nor MLflow.
 
-from .datm import DATM
-from .dc import DC
-from .dd import DD
-from .dm import DM
-from .dsa import DSA
-from .edf import EDF
-from .frepo import FRePo
-from .isa import ISA
-from .mtt import MTT
-from .rat import RaT
-from .sldd import SLDD
+A method is built from (cfg, syn, seed, ...) and has `step`, `step_flops` and a state. Imports training, autodiff and what is below.
+"""
 
-METHODS = {"dd": DD, "sldd": SLDD, "rat": RaT, "frepo": FRePo, "isa": ISA, "dc": DC, "dsa": DSA, "dm": DM, "mtt": MTT, "datm": DATM, "edf": EDF}
+from ..registry import Registry
+
+METHODS = Registry(__name__)

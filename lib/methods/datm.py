@@ -3,11 +3,13 @@
 Source: reference sheet of EDF, section 5. Labels start as the experts' logits; a step whose loss is above a threshold changes nothing.
 """
 
+from . import METHODS
 from .mtt import MTT
 
 LABEL_MOMENTUM = 0.9
 
 
+@METHODS.register()
 class DATM(MTT):
     """cfg also has `lr_y`, `threshold` and `drop`: the fraction of weights, those nearest to their target, that the loss leaves out."""
 

@@ -7,14 +7,16 @@ begins, which between two updates trains for `inner_epochs` on the set.
 import torch
 import torch.nn.functional as F
 
-from ..lowrank import images_per_class
-from ..matching import DISTANCES, class_gradients, wide
-from ..passes import autocast, forward_flops
+from ..synthetic.lowrank import images_per_class
+from ..training.compute import autocast, forward_flops, wide
+from . import METHODS
+from .gradient_distance import DISTANCES, class_gradients
 from .matching import Matching
 
 NORM_IMAGES = 16  # real images of each class that set a batch norm's statistics before matching
 
 
+@METHODS.register()
 class DC(Matching):
     """cfg also has `distance`, `outer`, `inner_epochs`, `lr_net` and `net_batch`."""
 
@@ -54,7 +56,9 @@ class DC(Matching):
         optimizer = torch.optim.SGD(self.net.parameters(), self.cfg.lr_net)
         self.net.train()
         for _ in range(self.cfg.inner_epochs):
-            for chosen in torch.randperm(len(x), generator=self.rngs["order"], device=x.device).split(self.cfg.net_batch):
+            for chosen in torch.randperm(len(x), generator=self.rngs["order"], device=x.device).split(
+                self.cfg.net_batch
+            ):
                 optimizer.zero_grad()
                 with autocast(x.device, self.cfg.conv_dtype):
                     logits = self.net(self.training_batch(x[chosen]))

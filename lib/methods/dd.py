@@ -10,20 +10,22 @@ import torch
 import torch.nn.functional as F
 
 from ..augment.dd import crop_flip
-from ..losses import cross_entropy
-from ..lowrank import images_per_class
+from ..autodiff.layerwise import Descent, tape_of
+from ..autodiff.unroll import Flat, gradient, unroll
 from ..networks import build
-from ..outer import RealLoss
-from ..passes import forward_flops
 from ..rng import generator
-from ..tape import Descent, tape_of
-from ..unroll import Flat, gradient, unroll
+from ..synthetic.lowrank import images_per_class
+from ..training.compute import forward_flops
+from ..training.losses import cross_entropy
+from . import METHODS
+from .outer_loss import RealLoss
 from .state import Stateful
 
 BETAS = (0.5, 0.999)  # of the outer Adam
 HALVING = 0.5
 
 
+@METHODS.register()
 class DD(Stateful):
     """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run.
 
@@ -57,12 +59,18 @@ class DD(Stateful):
         if self.cfg.start == "fixed":
             return self.syn.start[None]
         if self.pool is not None:
-            return self.pool[torch.randperm(len(self.pool), generator=self.rngs["weights"], device=self.pool.device)[: self.cfg.nets_per_step]]
+            return self.pool[
+                torch.randperm(len(self.pool), generator=self.rngs["weights"], device=self.pool.device)[
+                    : self.cfg.nets_per_step
+                ]
+            ]
         return torch.stack([self.net.weights(self.rngs["weights"]) for _ in range(self.cfg.nets_per_step)])
 
     def train(self, theta):
         """Weights (K, P) of networks that started from theta (K, P), after all steps; a function of the set, with its graph."""
-        seeds = torch.randint(2**62, (self.syn.rates.numel(),), generator=self.rngs["dropout"]) if self.dropout else None
+        seeds = (
+            torch.randint(2**62, (self.syn.rates.numel(),), generator=self.rngs["dropout"]) if self.dropout else None
+        )
         minibatches = self.cfg.minibatches
         self.net.net.train()
 

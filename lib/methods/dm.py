@@ -5,13 +5,14 @@ Source: reference sheet of DC, DSA and DM, section 5. Each step draws a random n
 
 import torch
 
-from ..lowrank import images_per_class
-from ..matching import wide
-from ..passes import forward_flops
+from ..synthetic.lowrank import images_per_class
+from ..training.compute import forward_flops, wide
+from . import METHODS
 from .dsa import Siamese
 from .matching import Matching
 
 
+@METHODS.register()
 class DM(Siamese, Matching):
     """Matches the classes' mean features; Siamese augmentation."""
 

@@ -4,6 +4,7 @@ Source: reference sheet of DC, DSA and DM, sections 3 and 4: DC whose real and s
 """
 
 from ..augment import dsa
+from . import METHODS
 from .dc import DC
 
 
@@ -19,6 +20,7 @@ class Siamese:
         return dsa.apply(x, draw)
 
 
+@METHODS.register()
 class DSA(Siamese, DC):
     """DC with Siamese augmentation in matching, and a draw for each image where the network trains."""
 

@@ -5,11 +5,13 @@ Source: reference sheet of EDF, section 6. Dropping common patterns is DATM's `d
 
 import torch
 
-from ..cam import class_maps, emphasis
 from ..rng import generator
+from . import METHODS
+from .class_maps import class_maps, emphasis
 from .datm import DATM
 
 
+@METHODS.register()
 class EDF(DATM):
     """cfg also has `map_every`, `beta`, `maps`; judge: (a network in evaluation mode, the class (C,) that each label is to it)."""
 
@@ -27,7 +29,9 @@ class EDF(DATM):
     def step(self, step, start, target):
         if step % self.cfg.map_every == 0:
             classes = self.judge_class[self.syn.y.detach().argmax(1)]
-            self.weights = emphasis(class_maps(self.cfg.maps, self.judge, self.syn.x.detach(), classes, self.rngs["maps"]), self.cfg.beta)
+            self.weights = emphasis(
+                class_maps(self.cfg.maps, self.judge, self.syn.x.detach(), classes, self.rngs["maps"]), self.cfg.beta
+            )
         return super().step(step, start, target)
 
     def state_dict(self):

@@ -9,11 +9,13 @@ from math import cos, pi
 
 import torch
 
-from ..krr import krr_predict, squared_error
-from ..lowrank import images_per_class
 from ..networks import build
-from ..passes import autocast, forward_flops, images_per_pass
 from ..rng import generator, restore
+from ..synthetic.lowrank import images_per_class
+from ..training.compute import autocast, forward_flops, images_per_pass
+from ..training.losses import squared_error
+from . import METHODS
+from .kernel_regression import krr_predict
 
 
 def label_margin(y):
@@ -66,6 +68,7 @@ class Member:
                 moments[name] = torch.empty_like(p).copy_(moments[name])
 
 
+@METHODS.register()
 class FRePo:
     """The method's state; `step` is one iteration of the algorithm.
 
@@ -88,14 +91,18 @@ class FRePo:
 
     def _member(self, counter):
         syn = self.syn
-        net = build(self.cfg.net, tuple(syn.x.shape[1:]), syn.y.shape[1]).to(syn.x.device, memory_format=torch.channels_last)
+        net = build(self.cfg.net, tuple(syn.x.shape[1:]), syn.y.shape[1]).to(
+            syn.x.device, memory_format=torch.channels_last
+        )
         return Member(net.reset(self.weights_rng), self.cfg.online_lr, counter)
 
     @staticmethod
     def step_flops(cfg, shape, classes):
         """Work of one iteration: target forward; support forward and backward to the input; the online step."""
         n = classes * images_per_class(cfg, shape)
-        return forward_flops(cfg.net, shape) * (cfg.real_batch + 2 * n * (2 if cfg.flip else 1) + 3 * min(n, cfg.online_batch))
+        return forward_flops(cfg.net, shape) * (
+            cfg.real_batch + 2 * n * (2 if cfg.flip else 1) + 3 * min(n, cfg.online_batch)
+        )
 
     def _pass(self, net, x, head):
         """A network's logits (with its head) or features on images x, convolutions in the cell's precision."""
@@ -124,7 +131,9 @@ class FRePo:
             p.requires_grad_(False)
         y = self.syn.y.to(phi_real.dtype)
         targets = targets.to(phi_real.dtype)
-        loss, accuracy = meta_loss(lambda x: self._features(net, x), self.syn.x, y, phi_real, targets, self.cfg.flip, self.data_fit(phi_real))
+        loss, accuracy = meta_loss(
+            lambda x: self._features(net, x), self.syn.x, y, phi_real, targets, self.cfg.flip, self.data_fit(phi_real)
+        )
         self.optimizer.zero_grad()
         loss.backward()
         for group in self.optimizer.param_groups:

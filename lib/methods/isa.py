@@ -10,6 +10,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from . import METHODS
 from .frepo import FRePo
 
 
@@ -48,9 +49,12 @@ def isa_error(prediction, targets, phi_real, epsilon, topk):
     return segment_error(residual, residual - residual[nearest(phi_real[chosen])], epsilon).mean()
 
 
+@METHODS.register()
 class ISA(FRePo):
     """FRePo's pool, optimiser and labels with `isa_error`; cfg also has `epsilon` and `topk`."""
 
     def data_fit(self, phi_real):
-        phi_real = phi_real.to(getattr(torch, self.cfg.conv_dtype))  # for the neighbours' indices alone: no more exact than they came
+        phi_real = phi_real.to(
+            getattr(torch, self.cfg.conv_dtype)
+        )  # for the neighbours' indices alone: no more exact than they came
         return partial(isa_error, phi_real=phi_real, epsilon=self.cfg.epsilon, topk=self.cfg.topk)

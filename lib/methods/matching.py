@@ -9,8 +9,8 @@ import torch
 
 from ..networks import build
 from ..networks.layers import BatchNorm
-from ..passes import autocast, images_per_pass
 from ..rng import generator
+from ..training.compute import autocast, images_per_pass
 from .state import Stateful
 
 MOMENTUM = 0.5  # of the images' SGD
@@ -36,8 +36,12 @@ class Matching(Stateful):
         shape = tuple(syn.x.shape[1:])
         net = build(cfg.net, shape, syn.y.shape[1])
         self.net = net.to(device, memory_format=net.layout)
-        self.coupled = any(isinstance(m, BatchNorm) for m in self.net.modules())  # classes see each other through the norm
-        self.part = max(images_per_pass(cfg.net, shape, device, cfg.conv_dtype) // 2, 1)  # half, measured best with norms over positions
+        self.coupled = any(
+            isinstance(m, BatchNorm) for m in self.net.modules()
+        )  # classes see each other through the norm
+        self.part = max(
+            images_per_pass(cfg.net, shape, device, cfg.conv_dtype) // 2, 1
+        )  # half, measured best with norms over positions
         self.optimizer = torch.optim.SGD(syn.images, cfg.lr_img, momentum=MOMENTUM)
 
     def draw(self):

@@ -9,18 +9,20 @@ memory (unroll.py), the same as the whole graph's; every random number has a see
 import torch
 
 from ..augment import dsa
-from ..losses import cross_entropy
-from ..lowrank import images_per_class
+from ..autodiff.layerwise import Descent, tape_of
+from ..autodiff.unroll import Flat, gradient, unroll
 from ..networks import build
-from ..passes import forward_flops
 from ..rng import generator
-from ..tape import Descent, tape_of
-from ..unroll import Flat, gradient, unroll
+from ..synthetic.lowrank import images_per_class
+from ..training.compute import forward_flops
+from ..training.losses import cross_entropy
+from . import METHODS
 from .state import Stateful
 
 MOMENTUM = 0.5  # of the images and of the rate
 
 
+@METHODS.register()
 class MTT(Stateful):
     """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run."""
 
@@ -65,7 +67,9 @@ class MTT(Stateful):
 
         def step(t, state, rates, images, y):
             x, y = batch(t, images, y)
-            return (state[0] - rates[t] * gradient(lambda at: cross_entropy(self.net.one(at[0], x), y), state[0], frozen),)
+            return (
+                state[0] - rates[t] * gradient(lambda at: cross_entropy(self.net.one(at[0], x), y), state[0], frozen),
+            )
 
         self.net.net.train()
         if self.tape:

@@ -8,14 +8,15 @@ is formed in constant memory (unroll.py), and every random number has a seed.
 import torch
 
 from ..augment.dsa import apply, draw
-from ..losses import cross_entropy
-from ..lowrank import images_per_class
+from ..autodiff.layerwise import tape_of
+from ..autodiff.unroll import Flat, gradient, unroll
 from ..networks import build
-from ..outer import RealLoss
-from ..passes import forward_flops
 from ..rng import class_minibatches, generator
-from ..tape import tape_of
-from ..unroll import Flat, gradient, unroll
+from ..synthetic.lowrank import images_per_class
+from ..training.compute import forward_flops
+from ..training.losses import cross_entropy
+from . import METHODS
+from .outer_loss import RealLoss
 from .state import Stateful
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # of the inner Adam; of the outer one too
@@ -57,6 +58,7 @@ class Clip:
         self.mean = state["mean"]
 
 
+@METHODS.register()
 class RaT(Stateful):
     """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run."""
 
@@ -86,7 +88,9 @@ class RaT(Stateful):
         most = self.cfg.inner_steps - self.cfg.window
         if self.cfg.place == "late":
             return most
-        return torch.randint(most + 1, (), generator=generator(self.seed, "window", step // self.cfg.redraw_every)).item()
+        return torch.randint(
+            most + 1, (), generator=generator(self.seed, "window", step // self.cfg.redraw_every)
+        ).item()
 
     def drawn(self, count):
         """An augmentation of `count` images, one family for all; None without one."""
@@ -99,7 +103,9 @@ class RaT(Stateful):
         if not self.cfg.inner_batch:
             return [slice(None)] * steps
         ipc = images_per_class(self.cfg, tuple(self.syn.x.shape[1:]))
-        return class_minibatches(steps, len(self.syn) // ipc, ipc, self.cfg.inner_batch, self.cfg.batch_per_class, self.rngs["minibatches"])
+        return class_minibatches(
+            steps, len(self.syn) // ipc, ipc, self.cfg.inner_batch, self.cfg.batch_per_class, self.rngs["minibatches"]
+        )
 
     def train(self, theta, before):
         """Weights (1, P) of a network from theta (1, P), after `before` steps and the window's; a function of the set, with its graph."""

@@ -3,9 +3,11 @@
 Source: reference sheet of dataset distillation, section 10. Labels are learned by the images' Adam and not constrained.
 """
 
+from . import METHODS
 from .dd import DD
 
 
+@METHODS.register()
 class SLDD(DD):
     """cfg also has `label_softmax`: whether a label is learned through a softmax."""
 

@@ -9,7 +9,10 @@ class Stateful:
     parts = ("syn", "optimizer")
 
     def state_dict(self):
-        return {**{name: getattr(self, name).state_dict() for name in self.parts}, "rng": {name: gen.get_state() for name, gen in self.rngs.items()}}
+        return {
+            **{name: getattr(self, name).state_dict() for name in self.parts},
+            "rng": {name: gen.get_state() for name, gen in self.rngs.items()},
+        }
 
     def load_state_dict(self, state):
         for name in self.parts:

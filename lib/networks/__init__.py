@@ -1,47 +1,52 @@
-"""All networks. `build(name, ...)` is the only door; a name is `ARCH[DEPTH][-wWIDTH][-NORM][-ACTIVATION][-POOL][-LAW]`.
+"""All networks, one family a file. `build(name, ...)` is the only door; imports nothing of lib but files and registry.
 
-Examples: `conv3` (depth 3, width 128, no norm), `conv3-batch`, `conv2-w32-batch`, `kipconv3`, `resnet18_ap`; of DC, DSA and DM:
-`convnet3-instance`, `convnet3-batch-swish`, `convnet3-instance-relu-max`, `alexnet_dc`, `vgg11_dc-instance`; of dataset distillation,
-on images and on sentences: `lenet_dd`, `lenet_dd-orthogonal`, `dense1-w32`, `textconv`, `textlstm`.
+A name is `ARCH[DEPTH][-wWIDTH]` and then the options that the architecture takes, in their order. Examples: `conv3` (depth 3, width 128,
+no norm), `conv2-w32-batch`, `resnet18_ap`; of DC, DSA and DM `convnet3-instance`, `convnet3-batch-swish`, `alexnet_dc`; of dataset
+distillation, on images and on sentences, `lenet_dd-orthogonal`, `dense1-w32`, `textlstm`.
 """
 
 import re
 
-from .classic import alexnet, lenet, mlp, vgg11
-from .convnet import conv, dcconv, kipconv
-from .dc import ACTIVATIONS, POOLS, alexnet_dc, convnet, lenet_dc, mlp_dc, resnet18_ap_dc, resnet18_dc, vgg11_dc
-from .dd import alexcifar, alexnet_dd, dense, lenet_dd
-from .layers import LAWS, NORMS
-from .resnet import resnet18, resnet18_ap, resnet18_tv
-from .text import textconv, textconvlstm, textlstm, textrnn
+from ..registry import Registry
 
-SCALABLE = {"conv": conv, "dcconv": dcconv, "kipconv": kipconv, "convnet": convnet, "dense": dense}  # take a depth and a width
-FIXED = {"alexnet": alexnet, "vgg11": vgg11, "resnet18": resnet18, "resnet18_ap": resnet18_ap, "resnet18_tv": resnet18_tv, "lenet": lenet, "mlp": mlp}
-FIXED |= {f.__name__: f for f in (mlp_dc, lenet_dc, alexnet_dc, vgg11_dc, resnet18_dc, resnet18_ap_dc)}
-TEXT = {f.__name__: f for f in (textconv, textrnn, textlstm, textconvlstm)}
-LAWFUL = {"dense", "lenet_dd", "alexcifar", "alexnet_dd", *TEXT}  # take a law of initial weights
-FIXED |= {f.__name__: f for f in (lenet_dd, alexcifar, alexnet_dd)} | TEXT
-NORMLESS = {"lenet", "mlp", "lenet_dc", "mlp_dc"} | LAWFUL
+ARCHITECTURES = Registry(
+    __name__
+)  # builders; traits: scalable (takes a depth and a width), text, options {name: its values}
 DEFAULT_WIDTH = 128
 
 
 def parse(name):
-    """Split a network's name -> (arch, depth or None, width, norm, further arguments); ValueError says what is allowed."""
-    words = "".join(f"(?:-({'|'.join(known)}))?" for known in (NORMS, ACTIVATIONS, POOLS, LAWS))
-    pattern = rf"([a-z]+(?:1[18])?(?:_[a-z]+)*)(\d?)(?:-w(\d+))?{words}"
-    match = re.fullmatch(pattern, name)
-    arch, depth, width, norm, *extra = match.groups() if match else (None,) * 7
-    norm, further = norm or "none", {kind: word for kind, word in zip(("activation", "pool", "law"), extra) if word}
-    scalable = arch in SCALABLE
-    good = (scalable and depth and depth != "0") or (arch in FIXED and not depth and not width)
-    takes = {"activation", "pool"} if arch == "convnet" else {"law"} if arch in LAWFUL else set()
-    if not good or (width and int(width) < 1) or (arch in NORMLESS and norm != "none") or further.keys() - takes:
-        raise ValueError(
-            f"must be {', '.join(a + 'DEPTH[-wWIDTH]' for a in SCALABLE)} or one of {', '.join(FIXED)}, "
-            f"then optionally (not of {', '.join(sorted(NORMLESS))}) -{', -'.join(n for n in NORMS if n != 'none')}; e.g. conv3-batch; "
-            f"convnetDEPTH also takes -{', -'.join(ACTIVATIONS)}, then -{', -'.join(POOLS)}; {', '.join(sorted(LAWFUL))} take -{', -'.join(LAWS)}"
-        )
-    return arch, int(depth) if scalable else None, int(width or DEFAULT_WIDTH), norm, further
+    """Split a network's name -> (architecture, keyword arguments of its builder); ValueError says what is allowed."""
+    match = re.fullmatch(r"([a-z]+(?:1[18])?(?:_[a-z]+)*)(\d?)(?:-w(\d+))?((?:-[a-z0-9]+)*)", name)
+    arch, depth, width, words = match.groups() if match else ("", "", "", "")
+    if arch not in ARCHITECTURES:
+        raise ValueError(allowed_names())
+    builder, words, arguments = ARCHITECTURES[arch], words.split("-")[1:], {}
+    if builder.scalable:
+        arguments = {"depth": int(depth or 0), "width": int(width or DEFAULT_WIDTH)}
+    for option, values in builder.options.items():
+        if words and words[0] in values:
+            arguments[option] = words.pop(0)
+    sized = min(arguments["depth"], arguments["width"]) > 0 if builder.scalable else not depth and not width
+    if words or not sized:
+        raise ValueError(allowed_names())
+    return arch, arguments
+
+
+def allowed_names():
+    """What a network's name may be, in words."""
+
+    def names(test, size=""):
+        return ", ".join(arch + size * builder.scalable for arch, builder in ARCHITECTURES.items() if test(builder))
+
+    options = {option: known for b in ARCHITECTURES.values() for option, known in b.options.items()}
+    values = {option: ", -".join(word for word in known if word != "none") for option, known in options.items()}
+    return (
+        f"must be {names(lambda b: b.scalable, 'DEPTH[-wWIDTH]')} or one of {names(lambda b: not b.scalable)}, then optionally "
+        f"(not of {names(lambda b: 'norm' not in b.options)}) -{values['norm']}; e.g. conv3-batch; "
+        f"{names(lambda b: 'pool' in b.options, 'DEPTH')} also takes -{values['activation']}, then -{values['pool']}; "
+        f"{names(lambda b: 'law' in b.options)} take -{values['law']}"
+    )
 
 
 def build(name, in_shape, num_classes):
@@ -49,10 +54,8 @@ def build(name, in_shape, num_classes):
 
     ValueError where the name is unknown or the images are too small for the network's pools.
     """
-    arch, depth, width, norm, further = parse(name)
+    arch, arguments = parse(name)
     try:
-        if arch in SCALABLE:
-            return SCALABLE[arch](in_shape, num_classes, depth, width, norm, **further)
-        return FIXED[arch](in_shape, num_classes, norm, **further)
+        return ARCHITECTURES[arch](in_shape, num_classes, **arguments)
     except RuntimeError as error:
         raise ValueError(f"{name} does not fit images of {in_shape[1]}x{in_shape[2]}: {error}") from None

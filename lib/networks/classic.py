@@ -7,12 +7,27 @@ of other sizes too). The norm, where one is asked for, stands between convolutio
 import torch
 from torch import nn
 
+from . import ARCHITECTURES
 from .convnet import first_padding
 from .layers import NORMS, Network
 
 ALEXNET = [(128, 5), "pool", (192, 5), "pool", (256, 3), (192, 3), (192, 3), "pool"]
 # VGG-11's order of layers; the original code gives every one of them 128 channels.
-VGG11 = [(128, 3), "pool", (128, 3), "pool", (128, 3), (128, 3), "pool", (128, 3), (128, 3), "pool", (128, 3), (128, 3), "pool"]
+VGG11 = [
+    (128, 3),
+    "pool",
+    (128, 3),
+    "pool",
+    (128, 3),
+    (128, 3),
+    "pool",
+    (128, 3),
+    (128, 3),
+    "pool",
+    (128, 3),
+    (128, 3),
+    "pool",
+]
 
 
 def _stack(plan, in_shape, num_classes, norm):
@@ -28,17 +43,20 @@ def _stack(plan, in_shape, num_classes, norm):
     return Network(nn.Sequential(*layers), in_shape, num_classes)
 
 
-def alexnet(in_shape, num_classes, norm):
+@ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
+def alexnet(in_shape, num_classes, norm="none"):
     """Five convolutions, three pools."""
     return _stack(ALEXNET, in_shape, num_classes, norm)
 
 
-def vgg11(in_shape, num_classes, norm):
+@ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
+def vgg11(in_shape, num_classes, norm="none"):
     """Eight convolutions of 128 channels, five pools: images of 28 pixels or more."""
     return _stack(VGG11, in_shape, num_classes, norm)
 
 
-def mlp(in_shape, num_classes, norm, gain=1.0):
+@ARCHITECTURES.register(scalable=False, text=False, options={})
+def mlp(in_shape, num_classes, gain=1.0):
     """Two hidden layers of 128; without norm only."""
     layers, width = [nn.Flatten()], in_shape[0] * in_shape[1] * in_shape[2]
     for out in (128, 128):
@@ -47,7 +65,8 @@ def mlp(in_shape, num_classes, norm, gain=1.0):
     return Network(nn.Sequential(*layers), in_shape, num_classes, gain)
 
 
-def lenet(in_shape, num_classes, norm, gain=1.0):
+@ARCHITECTURES.register(scalable=False, text=False, options={})
+def lenet(in_shape, num_classes, gain=1.0):
     """LeNet-5 with ReLU and maximum pooling; images of 12 pixels or more; without norm only."""
     convolutions = nn.Sequential(
         nn.Conv2d(in_shape[0], 6, 5, padding=2 if in_shape[0] == 1 else 0), nn.ReLU(), nn.MaxPool2d(2),
@@ -55,4 +74,9 @@ def lenet(in_shape, num_classes, norm, gain=1.0):
     )  # fmt: skip
     with torch.no_grad():
         width = convolutions(torch.zeros(1, *in_shape)).shape[1]
-    return Network(nn.Sequential(convolutions, nn.Linear(width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()), in_shape, num_classes, gain)
+    return Network(
+        nn.Sequential(convolutions, nn.Linear(width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
+        in_shape,
+        num_classes,
+        gain,
+    )

@@ -5,6 +5,7 @@ Source: reference sheet of FRePo, section 6. 28-pixel images are padded to 32 by
 
 from torch import nn
 
+from . import ARCHITECTURES
 from .layers import NORMS, Network
 
 
@@ -13,29 +14,41 @@ def first_padding(kernel, height):
     return kernel // 2 + (2 if height == 28 else 0)
 
 
-def conv(in_shape, num_classes, depth, width, norm):
+@ARCHITECTURES.register(scalable=True, text=False, options={"norm": NORMS})
+def conv(in_shape, num_classes, depth, width, norm="none"):
     """Blocks of [norm ->] conv3x3 -> ReLU -> average pool; channels double with each block, no norm in the first."""
     layers, channels = [], in_shape[0]
     for i in range(depth):
         if i > 0:
             layers.append(NORMS[norm](channels))
         out = width * 2**i
-        layers += [nn.Conv2d(channels, out, 3, padding=1 if i else first_padding(3, in_shape[1])), nn.ReLU(), nn.AvgPool2d(2)]
+        layers += [
+            nn.Conv2d(channels, out, 3, padding=1 if i else first_padding(3, in_shape[1])),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+        ]
         channels = out
     return Network(nn.Sequential(*layers), in_shape, num_classes)
 
 
-def dcconv(in_shape, num_classes, depth, width, norm):
+@ARCHITECTURES.register(scalable=True, text=False, options={"norm": NORMS})
+def dcconv(in_shape, num_classes, depth, width, norm="none"):
     """Constant width; conv3x3 without bias -> norm -> ReLU -> average pool; Kaiming weights."""
     layers, channels = [], in_shape[0]
     for i in range(depth):
         padding = 1 if i else first_padding(3, in_shape[1])
-        layers += [nn.Conv2d(channels, width, 3, padding=padding, bias=False), NORMS[norm](width), nn.ReLU(), nn.AvgPool2d(2)]
+        layers += [
+            nn.Conv2d(channels, width, 3, padding=padding, bias=False),
+            NORMS[norm](width),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+        ]
         channels = width
     return Network(nn.Sequential(*layers), in_shape, num_classes, gain=2.0)
 
 
-def kipconv(in_shape, num_classes, depth, width, norm):
+@ARCHITECTURES.register(scalable=True, text=False, options={"norm": NORMS})
+def kipconv(in_shape, num_classes, depth, width, norm="none"):
     """One conv + ReLU without pooling, then `depth` blocks of [norm ->] conv3x3 -> ReLU -> average pool; random biases."""
     layers = [nn.Conv2d(in_shape[0], width, 3, padding=first_padding(3, in_shape[1])), nn.ReLU()]
     for _ in range(depth):

@@ -6,6 +6,7 @@ Source: reference sheet of DC, DSA and DM, section 2. Where FRePo's registry has
 import torch
 from torch import nn
 
+from . import ARCHITECTURES
 from .classic import lenet, mlp
 from .layers import AveragePool, BatchNorm, Network
 from .resnet import resnet18_body
@@ -18,10 +19,29 @@ NORMS = {  # (channels, side of the map) -> layer
     "group1": lambda channels, side: nn.GroupNorm(1, channels),
     "instance": lambda channels, side: nn.GroupNorm(channels, channels),
 }
-ACTIVATIONS = {"relu": lambda: nn.ReLU(inplace=True), "sigmoid": nn.Sigmoid, "leaky": lambda: nn.LeakyReLU(0.01), "swish": nn.SiLU}
+ACTIVATIONS = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "sigmoid": nn.Sigmoid,
+    "leaky": lambda: nn.LeakyReLU(0.01),
+    "swish": nn.SiLU,
+}
 POOLS = {"avg": AveragePool, "max": lambda: nn.MaxPool2d(2), "nopool": nn.Identity}
 ALEXNET = [(128, 5), "pool", (192, 5), "pool", (256, 3), (192, 3), (192, 3), "pool"]
-VGG11 = [(64, 3), "pool", (128, 3), "pool", (256, 3), (256, 3), "pool", (512, 3), (512, 3), "pool", (512, 3), (512, 3), "pool"]
+VGG11 = [
+    (64, 3),
+    "pool",
+    (128, 3),
+    "pool",
+    (256, 3),
+    (256, 3),
+    "pool",
+    (512, 3),
+    (512, 3),
+    "pool",
+    (512, 3),
+    (512, 3),
+    "pool",
+]
 
 
 def _stack(plan, in_shape, num_classes, norm, activation="relu", pool="max", grey_padding=0):
@@ -41,29 +61,34 @@ def _stack(plan, in_shape, num_classes, norm, activation="relu", pool="max", gre
     return Network(nn.Sequential(*layers), in_shape, num_classes, gain=None, layout=torch.contiguous_format)
 
 
-def convnet(in_shape, num_classes, depth, width, norm, activation="relu", pool="avg"):
+@ARCHITECTURES.register(scalable=True, text=False, options={"norm": NORMS, "activation": ACTIVATIONS, "pool": POOLS})
+def convnet(in_shape, num_classes, depth, width, norm="none", activation="relu", pool="avg"):
     """Blocks of conv3x3 with bias -> norm -> activation -> pool, of constant width; 28-pixel grey images become 32."""
     return _stack([(width, 3), "pool"] * depth, in_shape, num_classes, norm, activation, pool, grey_padding=2)
 
 
-def alexnet_dc(in_shape, num_classes, norm):
+@ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
+def alexnet_dc(in_shape, num_classes, norm="none"):
     """Five convolutions, three maximum pools."""
     return _stack(ALEXNET, in_shape, num_classes, norm, grey_padding=2)
 
 
-def vgg11_dc(in_shape, num_classes, norm):
+@ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
+def vgg11_dc(in_shape, num_classes, norm="none"):
     """Eight convolutions of 64 to 512 channels, five maximum pools."""
     return _stack(VGG11, in_shape, num_classes, norm, grey_padding=2)
 
 
-def mlp_dc(in_shape, num_classes, norm):
+@ARCHITECTURES.register(scalable=False, text=False, options={})
+def mlp_dc(in_shape, num_classes):
     """`mlp` with PyTorch's initialisation."""
-    return mlp(in_shape, num_classes, norm, gain=None)
+    return mlp(in_shape, num_classes, gain=None)
 
 
-def lenet_dc(in_shape, num_classes, norm):
+@ARCHITECTURES.register(scalable=False, text=False, options={})
+def lenet_dc(in_shape, num_classes):
     """`lenet` with PyTorch's initialisation."""
-    return lenet(in_shape, num_classes, norm, gain=None)
+    return lenet(in_shape, num_classes, gain=None)
 
 
 def _resnet18(in_shape, num_classes, norm, pooled):
@@ -75,11 +100,13 @@ def _resnet18(in_shape, num_classes, norm, pooled):
     return Network(nn.Sequential(*layers), in_shape, num_classes, gain=None)
 
 
-def resnet18_dc(in_shape, num_classes, norm):
+@ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
+def resnet18_dc(in_shape, num_classes, norm="none"):
     """Strided stages, then average pooling by 4."""
     return _resnet18(in_shape, num_classes, norm, pooled=False)
 
 
-def resnet18_ap_dc(in_shape, num_classes, norm):
+@ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
+def resnet18_ap_dc(in_shape, num_classes, norm="none"):
     """Stages halved by average pooling, no pooling at the end."""
     return _resnet18(in_shape, num_classes, norm, pooled=True)

@@ -7,7 +7,8 @@ on a quarter of the numbers; an image of 28 pixels is padded to 32 where a netwo
 import torch
 from torch import nn
 
-from .layers import Network, PooledConv
+from . import ARCHITECTURES
+from .layers import LAWS, Network, PooledConv
 
 
 class ResponseNorm(nn.LocalResponseNorm):
@@ -26,32 +27,46 @@ def _dense(widths):
     return [layer for a, b in zip(widths, widths[1:]) for layer in (nn.Linear(a, b), nn.ReLU())]
 
 
-def dense(in_shape, num_classes, depth, width, norm, law="xavier"):
+@ARCHITECTURES.register(scalable=True, text=False, options={"law": LAWS})
+def dense(in_shape, num_classes, depth, width, law="xavier"):
     """`depth` hidden layers of `width`."""
     pixels = in_shape[0] * in_shape[1] * in_shape[2]
-    return Network(nn.Sequential(nn.Flatten(), *_dense([pixels] + [width] * depth)), in_shape, num_classes, law, layout=torch.contiguous_format)
+    return Network(
+        nn.Sequential(nn.Flatten(), *_dense([pixels] + [width] * depth)),
+        in_shape,
+        num_classes,
+        law,
+        layout=torch.contiguous_format,
+    )
 
 
-def lenet_dd(in_shape, num_classes, norm, law="xavier"):
+@ARCHITECTURES.register(scalable=False, text=False, options={"law": LAWS})
+def lenet_dd(in_shape, num_classes, law="xavier"):
     """LeNet-5 with ReLU and maximum pooling, for images of 28 or 32 pixels: 61,706 weights on MNIST."""
     body = [
         PooledConv(in_shape[0], 6, 5, padding=2 if in_shape[1] == 28 else 0), nn.ReLU(), PooledConv(6, 16, 5), nn.ReLU(), nn.Flatten(),
     ]  # fmt: skip
     width = _flat_width(nn.Sequential(*body), in_shape)
-    return Network(nn.Sequential(*body, *_dense([width, 120, 84])), in_shape, num_classes, law, layout=torch.contiguous_format)
+    return Network(
+        nn.Sequential(*body, *_dense([width, 120, 84])), in_shape, num_classes, law, layout=torch.contiguous_format
+    )
 
 
-def alexcifar(in_shape, num_classes, norm, law="xavier"):
+@ARCHITECTURES.register(scalable=False, text=False, options={"law": LAWS})
+def alexcifar(in_shape, num_classes, law="xavier"):
     """AlexCifarNet, after cuda-convnet: 1,756,426 weights on CIFAR-10."""
     body = [
         nn.Conv2d(in_shape[0], 64, 5, padding=2), nn.MaxPool2d(3, 2, 1), nn.ReLU(), ResponseNorm(),
         nn.Conv2d(64, 64, 5, padding=2), nn.ReLU(), ResponseNorm(), nn.MaxPool2d(3, 2, 1), nn.Flatten(),
     ]  # fmt: skip
     width = _flat_width(nn.Sequential(*body), in_shape)
-    return Network(nn.Sequential(*body, *_dense([width, 384, 192])), in_shape, num_classes, law, layout=torch.contiguous_format)
+    return Network(
+        nn.Sequential(*body, *_dense([width, 384, 192])), in_shape, num_classes, law, layout=torch.contiguous_format
+    )
 
 
-def alexnet_dd(in_shape, num_classes, norm, law="xavier"):
+@ARCHITECTURES.register(scalable=False, text=False, options={"law": LAWS})
+def alexnet_dd(in_shape, num_classes, law="xavier"):
     """torchvision's AlexNet for 224 pixels, without dropout."""
     plan = [(64, 11, 4, 2), "pool", (192, 5, 1, 2), "pool", (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1), "pool"]
     layers, channels = [], in_shape[0]

@@ -50,7 +50,9 @@ class AveragePool(nn.Module):
         height, width = x.shape[-2:]
         if x.device.type != "cpu" or height % 2 or width % 2:
             return F.avg_pool2d(x, 2)
-        return (x.reshape(*x.shape[:-2], height // 2, 2 * width) @ _pairs(width, x.dtype)).view(*x.shape[:-2], height // 2, width // 2)
+        return (x.reshape(*x.shape[:-2], height // 2, 2 * width) @ _pairs(width, x.dtype)).view(
+            *x.shape[:-2], height // 2, width // 2
+        )
 
 
 def spread(g, shape):
@@ -85,7 +87,9 @@ class PooledConv(nn.Conv2d):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         each = torch.eye(self.weight[0, 0].numel()).view(-1, 1, *self.kernel_size)
-        self.register_buffer("places", at_four_places(each).flatten(1), persistent=False)  # (k k, 4 (k + 1)(k + 1)): takes a filter to its places
+        self.register_buffer(
+            "places", at_four_places(each).flatten(1), persistent=False
+        )  # (k k, 4 (k + 1)(k + 1)): takes a filter to its places
 
     def forward(self, x):
         maps = F.conv2d(x, at_four_places(self.weight).flatten(0, 1), None, 2, self.padding)

@@ -8,6 +8,7 @@ Without a norm, as FRePo evaluates, the two are the same network. `resnet18_tv` 
 import torch.nn.functional as F
 from torch import nn
 
+from . import ARCHITECTURES
 from .layers import NORMS, Network
 
 
@@ -22,7 +23,9 @@ class BasicBlock(nn.Module):
         super().__init__()
         stride = 2 if halve and not pooled else 1
         pool = nn.AvgPool2d(2) if halve and pooled else nn.Identity()
-        self.main = nn.Sequential(_conv3(channels, out, stride), norm(out), nn.ReLU(), pool, _conv3(out, out), norm(out))
+        self.main = nn.Sequential(
+            _conv3(channels, out, stride), norm(out), nn.ReLU(), pool, _conv3(out, out), norm(out)
+        )
         self.shortcut = nn.Identity()
         if halve or channels != out:
             self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), pool, norm(out))
@@ -41,17 +44,20 @@ def resnet18_body(channels, norm, pooled):
     return layers
 
 
-def resnet18(in_shape, num_classes, norm):
+@ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
+def resnet18(in_shape, num_classes, norm="none"):
     """Stages halve the map by strided convolutions."""
     return Network(nn.Sequential(*resnet18_body(in_shape[0], NORMS[norm], pooled=False)), in_shape, num_classes)
 
 
-def resnet18_ap(in_shape, num_classes, norm):
+@ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
+def resnet18_ap(in_shape, num_classes, norm="none"):
     """Stages halve the map by average pooling."""
     return Network(nn.Sequential(*resnet18_body(in_shape[0], NORMS[norm], pooled=True)), in_shape, num_classes)
 
 
-def resnet18_tv(in_shape, num_classes, norm):
+@ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
+def resnet18_tv(in_shape, num_classes, norm="none"):
     """torchvision's ResNet18 (7x7 stem of stride 2, maximum pool, global average pool), its convolutions in Kaiming's law."""
     import torchvision  # a second and a half, of every stage
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .layers import Network
+from . import ARCHITECTURES
+from .layers import LAWS, Network
 
 HIDDEN, FILTERS = 100, 100
 
@@ -43,7 +44,11 @@ class Recurrent(nn.Module):
         self.hidden, self.directions = hidden, directions
         widths = [inputs] + [hidden * directions] * (layers - 1)
         self.layers = nn.ModuleList(
-            nn.ModuleList(nn.ModuleList([nn.Linear(width, gates * hidden), nn.Linear(hidden, gates * hidden)]) for _ in range(directions)) for width in widths
+            nn.ModuleList(
+                nn.ModuleList([nn.Linear(width, gates * hidden), nn.Linear(hidden, gates * hidden)])
+                for _ in range(directions)
+            )
+            for width in widths
         )
 
     def forward(self, x):
@@ -65,7 +70,12 @@ class Recurrent(nn.Module):
         return h.movedim(0, 1).flatten(1)
 
     def _library(self, x):
-        weights = [t for layer in self.layers for own in layer for t in (own[0].weight, own[1].weight, own[0].bias, own[1].bias)]
+        weights = [
+            t
+            for layer in self.layers
+            for own in layer
+            for t in (own[0].weight, own[1].weight, own[0].bias, own[1].bias)
+        ]
         zero = x.new_zeros(len(self.layers) * self.directions, len(x), self.hidden)
         run, state = (torch.lstm, (zero, zero)) if self.kind == "lstm" else (torch.rnn_tanh, zero)
         outputs = run(x, state, weights, True, len(self.layers), 0.0, self.training, self.directions == 2, True)[0]
@@ -107,7 +117,9 @@ class MaxOverTime(nn.Module):
         with torch.no_grad():
             first = filters(x).max(2).indices.T  # (F, B)
         count, length, _ = x.shape
-        words = (torch.arange(count, device=x.device) * length + first)[..., None] + torch.arange(filters.kernel_size[0], device=x.device)
+        words = (torch.arange(count, device=x.device) * length + first)[..., None] + torch.arange(
+            filters.kernel_size[0], device=x.device
+        )
         windows = F.embedding(words, x.flatten(0, 1)).flatten(2)  # (F, B, k * D)
         return torch.linalg.vecdot(windows, filters.weight.flatten(1)[:, None]).T + filters.bias
 
@@ -116,22 +128,26 @@ def _text(body, in_shape, num_classes, law):
     return Network(nn.Sequential(Sentence(), *body), in_shape, num_classes, law, layout=torch.contiguous_format)
 
 
-def textconv(in_shape, num_classes, norm, law="xavier"):
+@ARCHITECTURES.register(scalable=False, text=True, options={"law": LAWS})
+def textconv(in_shape, num_classes, law="xavier"):
     """TextConvNet1 (once called TextConvNet3): 120,601 weights for vectors of 100 and one output."""
     return _text([MaxOverTime(in_shape[2])], in_shape, num_classes, law)
 
 
-def textrnn(in_shape, num_classes, norm, law="xavier"):
+@ARCHITECTURES.register(scalable=False, text=True, options={"law": LAWS})
+def textrnn(in_shape, num_classes, law="xavier"):
     """TextRNN1: two layers of tanh cells in both directions."""
     return _text([Recurrent("rnn", in_shape[2], HIDDEN, 2, 2)], in_shape, num_classes, law)
 
 
-def textlstm(in_shape, num_classes, norm, law="xavier"):
+@ARCHITECTURES.register(scalable=False, text=True, options={"law": LAWS})
+def textlstm(in_shape, num_classes, law="xavier"):
     """TextLSTM2: two layers of LSTM cells in both directions."""
     return _text([Recurrent("lstm", in_shape[2], HIDDEN, 2, 2)], in_shape, num_classes, law)
 
 
-def textconvlstm(in_shape, num_classes, norm, law="xavier"):
+@ARCHITECTURES.register(scalable=False, text=True, options={"law": LAWS})
+def textconvlstm(in_shape, num_classes, law="xavier"):
     """TextLSTM1: words are the channels of a convolution along the vectors; then an LSTM over the 16 filters."""
     width = (in_shape[2] - 4) // 4
     body = [nn.Conv1d(in_shape[1], 16, 5), nn.MaxPool1d(4), nn.ReLU(), Recurrent("lstm", width, 10)]

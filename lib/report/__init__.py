@@ -1,1 +1,1 @@
-"""The report: published figures as data, comparison with what was measured, pictures and one HTML page."""
+"""The report: published figures as data, comparison, pictures and pages. Imports synthetic and files."""

@@ -32,8 +32,15 @@ def membership_rows(measured):
         for name, each in found["attacks"].items():
             mean = {k: float(np.mean([one[k] for one in each])) for k in each[0]}
             half = 1.96 * mean.pop("auc_se")
-            attacks[name] = {k: round(v, 4) for k, v in mean.items()} | {"auc_half_interval": round(half, 4), "networks": len(each)}
-        controls = {name.removeprefix("control_"): attacks.pop(name)["auc"] for name in list(attacks) if name.startswith("control_")}
+            attacks[name] = {k: round(v, 4) for k, v in mean.items()} | {
+                "auc_half_interval": round(half, 4),
+                "networks": len(each),
+            }
+        controls = {
+            name.removeprefix("control_"): attacks.pop(name)["auc"]
+            for name in list(attacks)
+            if name.startswith("control_")
+        }
         best = max(attacks, key=lambda name: attacks[name]["auc"])
         rows.append({
             "cell": measured["cell"], "trained_on": found["kind"], "updates": found["updates"],
@@ -49,4 +56,10 @@ def score_row(measured):
     values = {name: 100 * np.array([found[name] for found in measured["rows"]]) for name in names}
     scores = {name: [round(float(each.mean()), 1), round(float(each.std()), 1)] for name, each in values.items()}
     whole = {"full": round(100 * measured["full"], 1), "teacher": round(100 * measured["teacher"], 1)}
-    return {"cell": measured["cell"], "network": measured["net"], "runs": len(measured["rows"]), "scores": scores, **whole}
+    return {
+        "cell": measured["cell"],
+        "network": measured["net"],
+        "runs": len(measured["rows"]),
+        "scores": scores,
+        **whole,
+    }

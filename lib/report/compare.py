@@ -1,19 +1,11 @@
 """Measured beside published: one row for each cell and network; and a cell beside its baseline, seed by seed."""
 
-from dataclasses import asdict
-from pathlib import Path
-
 import numpy as np
-import yaml
 from scipy.stats import ttest_rel
 
-TABLE = Path(__file__).with_name("published.yaml")
-NO_FIGURE = "no published figure"
+from .published import NO_FIGURE, figure_of
+
 UNSTATED_STD = 0.25  # of a figure given without one, to the nearest percent
-
-
-def published_figures(path=TABLE):
-    return yaml.safe_load(Path(path).read_text())
 
 
 def make_row(key, cell, net, measured, history, table):
@@ -24,7 +16,7 @@ def make_row(key, cell, net, measured, history, table):
     """
     kinds = measured["nets"][net]
     accuracy = np.array(kinds["distilled"]["accuracy"])  # (seeds, networks)
-    figure = _figure(table, key, cell, net)
+    figure = figure_of(table, key, cell, net)
     published = figure if figure.get("status") == "published" else {}
     seeds = history["seeds"].values()
     row = {
@@ -36,7 +28,7 @@ def make_row(key, cell, net, measured, history, table):
         "network": net,
         "distilled_on": cell.distill.net,
         "baseline": cell.baseline,
-        "settings": asdict(cell.distill),
+        "settings": vars(cell.distill),
         "protocol": cell.evaluate.protocol,
         "budget": cell.budget,
         "accuracy_mean": accuracy.mean(),
@@ -50,8 +42,14 @@ def make_row(key, cell, net, measured, history, table):
         "best_checkpoint_mean": np.mean(kinds["best_checkpoint"]["accuracy"]) if "best_checkpoint" in kinds else None,
         "real_subset_mean": np.mean(kinds["real_subset"]["accuracy"]),
         "real_subset_std": np.std(kinds["real_subset"]["accuracy"]),
-        "baselines": {name: [np.mean(each).round(2).item(), np.std(each).round(2).item()] for name, each in kinds.get("baselines", {}).items()},
-        "moved": {std: [[round(min(own), 2), round(max(own), 2)] for own in each] for std, each in kinds.get("moved", {}).items()},
+        "baselines": {
+            name: [np.mean(each).round(2).item(), np.std(each).round(2).item()]
+            for name, each in kinds.get("baselines", {}).items()
+        },
+        "perturbed": {
+            std: [[round(min(own), 2), round(max(own), 2)] for own in each]
+            for std, each in kinds.get("perturbed", {}).items()
+        },
         "krr_mean": np.mean(kinds["distilled"]["krr"]) if "krr" in kinds["distilled"] else None,
         "published_mean": published.get("mean"),
         "published_std": published.get("std"),
@@ -59,7 +57,10 @@ def make_row(key, cell, net, measured, history, table):
         "unverified_mean": figure.get("mean") if figure.get("status") == "unverified" else None,
         "steps": cell.distill.steps,
         "wall_s": sum(run["wall_s"] for seed in seeds for run in seed["runs"]),
-        **{name: ", ".join(dict.fromkeys(seed[name] for seed in seeds)) for name in ("device", "commit", "torch", "date")},
+        **{
+            name: ", ".join(dict.fromkeys(seed[name] for seed in seeds))
+            for name in ("device", "commit", "torch", "date")
+        },
     }
     row = {k: round(float(v), 2) if isinstance(v, float) else v for k, v in row.items()}
     return row | {"verdict": verdict(row)}
@@ -74,17 +75,6 @@ def provenance_lines(computed):
         f"Computed on {device}, torch {torch}, commit{'s' * (len(found) > 1)} {', '.join(f'{commit} ({date})' for date, commit in sorted(found))}"
         for (device, torch), found in sorted(commits.items())
     ]
-
-
-def _figure(table, key, cell, net):
-    """The figure for a cell, by its key or by its dataset and ipc, on the architecture it was distilled on, its norm aside; else nothing."""
-    if key in table.get("cells", {}):
-        return table["cells"][key] if net == cell.distill.net else {}
-    settings = cell.distill  # the tables are of sets of pixels, distilled from all classes and images
-    plain = settings.class_steps == 1 and not settings.chunk and not settings.rank
-    same = plain and net.split("-")[0] == cell.distill.net.split("-")[0]
-    suite = table.get(cell.suite if cell.suite in table else cell.method, {})
-    return suite.get(cell.dataset, {}).get(cell.distill.ipc, {}) if same else {}
 
 
 def verdict(row):
@@ -103,10 +93,13 @@ def verdict(row):
     return f"{'reached' if difference >= -margin else 'below'} ({difference:+.1f}); {over}"
 
 
-def given_rows(measured):
-    """One row for each network of what the given stage wrote of somebody's set."""
+def external_rows(measured):
+    """One row for each network of what the external stage wrote of somebody's set."""
     told = {name: measured[name] for name in ("row", "dataset", "images", "file", "device", "commit", "date")}
-    return [told | {"network": net, "networks": len(each), "mean": np.mean(each), "std": np.std(each)} for net, each in measured["nets"].items()]
+    return [
+        told | {"network": net, "networks": len(each), "mean": np.mean(each), "std": np.std(each)}
+        for net, each in measured["nets"].items()
+    ]
 
 
 def paired(rows):
@@ -123,7 +116,13 @@ def paired(rows):
         ours, theirs = (dict(zip(r["seeds"], r["accuracy_seeds"])) for r in (row, base))
         seeds = sorted(ours.keys() & theirs.keys())
         differences = np.array([ours[s] - theirs[s] for s in seeds])
-        pair = {"cell": row["cell"], "baseline": base["cell"], "network": row["network"], "seeds": seeds, "differences": differences.round(2).tolist()}
+        pair = {
+            "cell": row["cell"],
+            "baseline": base["cell"],
+            "network": row["network"],
+            "seeds": seeds,
+            "differences": differences.round(2).tolist(),
+        }
         pair |= {"mean": round(float(differences.mean()), 2) if seeds else None, "low": None, "high": None, "p": None}
         if len(seeds) > 1 and differences.std() > 0:
             test = ttest_rel([ours[s] for s in seeds], [theirs[s] for s in seeds])

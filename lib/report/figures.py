@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ..files import replacing, write_json
-from ..synthetic import rendered
+from ..synthetic.set import rendered
 
 SENTENCES = 20  # shown of a set
 GALLERY_LIMIT = 100  # images shown of a set
@@ -25,7 +25,10 @@ def save_preview(path, parts, real):
     sets = [rendered(part) for part in parts]
     x, y = (torch.cat(tensors) for tensors in list(zip(*sets))[:2])
     if hasattr(real.preprocess, "decode"):
-        shown = [{"words": " ".join(words), "label": label} for words, label in zip(real.preprocess.decode(x[:SENTENCES]), y.tolist())]
+        shown = [
+            {"words": " ".join(words), "label": label}
+            for words, label in zip(real.preprocess.decode(x[:SENTENCES]), y.tolist())
+        ]
         write_json(path := path.with_suffix(".json"), shown)
         return path
     minibatches = sets[0].lr.shape[1] if sets[0].lr is not None else 1
@@ -45,10 +48,16 @@ def save_gallery(path, pixels, num_classes):
     shown = [c * ipc + i for c in range(num_classes) for i in range(min(ipc, 10))][:GALLERY_LIMIT]
     rows = math.ceil(len(shown) / columns)
     scale = max(1, GALLERY_WIDTH // (columns * (width + GAP)))
-    sheet = Image.new("RGBA", (columns * (width * scale + GAP) - GAP, rows * (height * scale + GAP) - GAP), (0, 0, 0, 0))
+    sheet = Image.new(
+        "RGBA", (columns * (width * scale + GAP) - GAP, rows * (height * scale + GAP) - GAP), (0, 0, 0, 0)
+    )
     arrays = (pixels.clamp(0, 1).cpu().numpy().transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)
     for k, i in enumerate(shown):
-        image = Image.fromarray(arrays[i].squeeze()).convert("RGB").resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        image = (
+            Image.fromarray(arrays[i].squeeze())
+            .convert("RGB")
+            .resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        )
         sheet.paste(image, (k % columns * (width * scale + GAP), k // columns * (height * scale + GAP)))
     with replacing(path) as tmp:
         sheet.save(tmp, format="PNG", optimize=True)
@@ -62,7 +71,15 @@ def _axes(xlabel, ylabel="test accuracy (%)", size=(6.4, 3.6), panels=(1, 1)):
     from matplotlib import pyplot
 
     # Fixed ids and no date: the same data give the same file.
-    pyplot.rcParams.update({"svg.hashsalt": "distillery", "svg.fonttype": "none", "font.size": 11, "text.color": GREY, "font.family": "sans-serif"})
+    pyplot.rcParams.update(
+        {
+            "svg.hashsalt": "distillery",
+            "svg.fonttype": "none",
+            "font.size": 11,
+            "text.color": GREY,
+            "font.family": "sans-serif",
+        }
+    )
     figure, grid = pyplot.subplots(*panels, figsize=size, layout="constrained", squeeze=False)
     figure.patch.set_alpha(0)
     figure.supxlabel(xlabel, fontsize=11)
@@ -110,7 +127,9 @@ def plot_experts(path, curves, published):
         axes.fill_between(epochs, mean - std, mean + std, color=f"C{colour}", alpha=0.2, lw=0)
         if label in published:
             at, points = zip(*sorted(published[label].items()))
-            axes.errorbar(at, *zip(*points), color=f"C{colour}", ls="", marker="o", ms=4, capsize=3, label=f"{label}, published")
+            axes.errorbar(
+                at, *zip(*points), color=f"C{colour}", ls="", marker="o", ms=4, capsize=3, label=f"{label}, published"
+            )
     _save(figure, path)
 
 
@@ -156,5 +175,7 @@ def plot_heat(path, rows, columns, values):
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for (i, j), value in np.ndenumerate(values):
         if not np.isnan(value):
-            axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=9, color="black" if value > middle else "white")
+            axes.text(
+                j, i, f"{value:.1f}", ha="center", va="center", fontsize=9, color="black" if value > middle else "white"
+            )
     _save(figure, path)

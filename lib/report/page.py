@@ -24,13 +24,13 @@ TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoesca
 TEMPLATES.filters["duration"] = duration
 
 
-def write_page(folder, suites, pairs, given=()):
-    """Write index.html and README.md. suites: each a results.json with its `folder`, where its figures are; pairs, given: of `compare`."""
+def write_page(folder, suites, pairs, external=()):
+    """Write index.html and README.md. suites: each a results.json with its `folder`, where its figures are; pairs, external: of `compare`."""
     for suite in suites:
         suite["attacks"] = list(dict.fromkeys(name for row in suite["membership"] for name in row["attacks"]))
         suite["baselines"] = list(dict.fromkeys(name for row in suite["rows"] for name in row.get("baselines", {})))
-        suite["moves"] = list(dict.fromkeys(std for row in suite["rows"] for std in row.get("moved", {})))
+        suite["perturbations"] = list(dict.fromkeys(std for row in suite["rows"] for std in row.get("perturbed", {})))
         suite["figures"] = [{**f, "uri": data_uri(suite["folder"] / f["file"])} for f in suite["figures"]]
     for template, name in (("page.html", "index.html"), ("page.md", "README.md")):
         with replacing(folder / name) as tmp:
-            tmp.write_text(TEMPLATES.get_template(template).render(suites=suites, pairs=pairs, given=given))
+            tmp.write_text(TEMPLATES.get_template(template).render(suites=suites, pairs=pairs, external=external))

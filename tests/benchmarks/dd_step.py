@@ -1,12 +1,13 @@
-"""Seconds and memory of an outer step of dataset distillation on MNIST (LeNet, real batch 1024), against the reference's structure.
+"""Seconds and memory of an outer step of DD on MNIST (LeNet, real batch 1024), against the reference's structure.
 
     python -m tests.benchmarks.dd_step
 
-The reference, written here as the original code is structured: each inner step's graph is kept, each is differentiated once more on the
-way back by hand (sheet of dataset distillation, section 2.1), the real batch goes through in one piece, with the library's own layers
-and allocator. `compiled` is ours with `runtime.compile: default`. All run in turns, each in a process of its own, so that the memory is
-its own. T = 3 is the row of 10 images with one start, T = 30 that of 100. The floor is the step's floating-point work over the
-machine's matrix-product rate, measured in the same run. Images are random numbers: the time does not depend on their values.
+The reference, written here as the original code is structured: each inner step's graph is kept, each is differentiated
+once more on the way back by hand (sheet of dataset distillation, section 2.1), the real batch goes through in one
+piece, with the library's own layers and allocator. `compiled` is ours with `runtime.compile: default`. All run in
+turns, each in a process of its own, so that the memory is its own. T = 3 is the row of 10 images with one start, T = 30
+that of 100. The floor is the step's floating-point work over the machine's matrix-product rate, measured in the same
+run. Images are random numbers: the time does not depend on their values.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from functools import partial
 from statistics import median
 
@@ -32,8 +32,8 @@ class Reference:
 
     def __init__(self, minibatches, steps):
         self.net = nn.Sequential(
-            nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+            nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
         )  # fmt: skip
         self.shapes = {name: p.shape for name, p in self.net.named_parameters()}
         self.start = torch.cat([p.detach().flatten() for p in self.net.parameters()])
@@ -44,7 +44,9 @@ class Reference:
 
     def call(self, theta, x):
         pieces = theta.split([shape.numel() for shape in self.shapes.values()])
-        return torch.func.functional_call(self.net, {name: p.view(shape) for p, (name, shape) in zip(pieces, self.shapes.items())}, (x,))
+        return torch.func.functional_call(
+            self.net, {name: p.view(shape) for p, (name, shape) in zip(pieces, self.shapes.items())}, (x,)
+        )
 
     def step(self, real_x, real_y):
         """-> seconds of its parts."""
@@ -79,13 +81,14 @@ class Ours:
     """The method's outer step, its parts taken apart."""
 
     def __init__(self, minibatches, steps, compiled="none"):
+        from lib.config.load import load_params
         from lib.methods import METHODS
-        from lib.params import load_params
-        from lib.passes import keep_freed_memory
-        from lib.synthetic import SyntheticSet
+        from lib.synthetic.set import SyntheticSet
+        from lib.training.compute import keep_freed_memory
 
         keep_freed_memory()
-        cfg = replace(load_params(only=CELL).cells[CELL].distill, ipc=minibatches, minibatches=minibatches, epochs=steps // minibatches)
+        cfg = load_params().cells[CELL].distill
+        cfg = cfg.changed(ipc=minibatches, minibatches=minibatches, epochs=steps // minibatches)
         images, labels = torch.randn(10 * minibatches, *SHAPE), torch.eye(10).repeat(minibatches, 1)
         self.dd = METHODS["dd"](cfg, SyntheticSet(images, labels, False), 0, compiled)
 
@@ -107,7 +110,7 @@ KINDS = {"ours": Ours, "compiled": partial(Ours, compiled="default"), "reference
 
 
 def work(kind, minibatches, steps):
-    """A process that does one step for each line that it reads, and writes the parts' seconds and its peak memory in MiB."""
+    """A process that does a step for each line that it reads, and writes the parts' seconds and its peak memory."""
     torch.manual_seed(0)
     subject = KINDS[kind](minibatches, steps)
     x, y = torch.randn(BATCH, *SHAPE), torch.eye(10)[torch.arange(BATCH) % 10]
@@ -120,8 +123,12 @@ def work(kind, minibatches, steps):
 
 def measure(minibatches, steps, repeats):
     """Steps of both in turns -> {kind: (median seconds, median seconds of each part, peak MiB)}."""
-    command = [sys.executable, "-m", "tests.benchmarks.dd_step", "--minibatches", str(minibatches), "--steps", str(steps), "--worker"]
-    workers = {kind: subprocess.Popen([*command, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for kind in KINDS}
+    asked = f"--minibatches {minibatches} --steps {steps} --worker".split()
+    command = [sys.executable, "-m", "tests.benchmarks.dd_step", *asked]
+    workers = {
+        kind: subprocess.Popen([*command, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for kind in KINDS
+    }
     found = {kind: [] for kind in workers}
     for _ in range(repeats + 2):
         for kind, process in workers.items():
@@ -151,28 +158,34 @@ def main():
     args = parser.parse_args()
     if args.worker:
         return work(args.worker, args.minibatches, args.steps)
-    from lib.cost import matmul_rate
+    from lib.config.load import load_params
     from lib.methods import METHODS
-    from lib.params import load_params
+    from lib.training.cost import matmul_rate
     from stages.common import provenance
 
     device, rows = torch.device("cpu"), []
-    rate, cfg = matmul_rate("float32", device), load_params(only=CELL).cells[CELL].distill
+    rate, cfg = matmul_rate("float32", device), load_params().cells[CELL].distill
     print(f"{rate / 1e9:.0f} GFLOP/s", flush=True)
     for minibatches, steps in ((1, 3), (10, 30)):
         found = measure(minibatches, steps, args.repeats)
-        floor = METHODS["dd"].step_flops(replace(cfg, ipc=minibatches, epochs=steps // minibatches), SHAPE, 10) / rate
-        row = {"T": steps, "floor_s": floor, "ratios": {kind: found[kind]["seconds"] / found["reference"]["seconds"] for kind in ("ours", "compiled")}, **found}
+        floor = METHODS["dd"].step_flops(cfg.changed(ipc=minibatches, epochs=steps // minibatches), SHAPE, 10) / rate
+        row = {
+            "T": steps,
+            "floor_s": floor,
+            "ratios": {kind: found[kind]["seconds"] / found["reference"]["seconds"] for kind in ("ours", "compiled")},
+            **found,
+        }
         rows.append(row)
         for kind, each in found.items():
-            steps_s, real_s, back_s = each["parts"]
+            parts = zip(("inner steps", "real batch", "back through the steps"), each["parts"])
+            shown = ", ".join(f"{name} {1e3 * part_s:.1f}" for name, part_s in parts)
+            memory = f"peak memory {each['mebi']:.0f} MiB more"
+            print(f"T = {steps:2} {kind:9} {1e3 * each['seconds']:6.1f} ms: {shown}; {memory}", flush=True)
+        for kind, ratio in row["ratios"].items():
             print(
-                f"T = {steps:2} {kind:9} {1e3 * each['seconds']:6.1f} ms: inner steps {1e3 * steps_s:.1f}, real batch {1e3 * real_s:.1f}, "
-                f"back through the steps {1e3 * back_s:.1f}; peak memory {each['mebi']:.0f} MiB more",
+                f"T = {steps:2} {kind:9} ratio {ratio:.2f}; {found[kind]['seconds'] / floor:.1f} of the floor",
                 flush=True,
             )
-        for kind, ratio in row["ratios"].items():
-            print(f"T = {steps:2} {kind:9} ratio {ratio:.2f}; {found[kind]['seconds'] / floor:.1f} of the floor", flush=True)
     if args.json:
         with open(args.json, "w") as file:
             json.dump({"rate": rate, "rows": rows, **provenance(device)}, file, indent=1)

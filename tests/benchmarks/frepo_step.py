@@ -1,46 +1,53 @@
-"""Seconds per outer iteration of FRePo and ISA at the paper's size (width 128, batch 1024), with the floating-point floor.
+"""Seconds per outer iteration of FRePo and ISA at the paper's size (width 128, batch 1024), with the work's floor.
 
     python -m tests.benchmarks.frepo_step                 # CPU: float32 and bfloat16
     python -m tests.benchmarks.frepo_step --device cuda   # eager, compiled and captured
 
-ISA's iteration is timed in the same run and given over FRePo's. The floor is the iteration's floating-point work over the
-machine's own matrix-product rate, measured in the same run.
-Images are random numbers of the datasets' shapes: the time does not depend on their values.
+ISA's iteration is timed in the same run and given over FRePo's. The floor is the iteration's floating-point work over
+the machine's own matrix-product rate, measured in the same run. Images are random numbers of the datasets' shapes: the
+time does not depend on their values.
 """
 
 import argparse
 import json
-from dataclasses import asdict, replace
 
 import torch
 
-from lib import schema
-from lib.cost import matmul_rate, seconds_in_turns
-from lib.krr import centred_one_hot
+from lib.config import models
+from lib.config.load import load_params
+from lib.data.labels import centred_one_hot, initial_labels
 from lib.methods.frepo import FRePo
 from lib.methods.isa import ISA
-from lib.params import load_params
-from lib.passes import keep_freed_memory
 from lib.rng import generator
-from lib.synthetic import SyntheticSet, initial_labels
+from lib.synthetic.set import SyntheticSet
+from lib.training.compute import keep_freed_memory
+from lib.training.cost import matmul_rate, seconds_in_turns
 from stages.common import provenance
 
-CASES = {"mnist ipc 1": ((1, 28, 28), 1, False), "cifar10 ipc 1": ((3, 32, 32), 1, True), "cifar10 ipc 10": ((3, 32, 32), 10, True)}
+CASES = {
+    "mnist ipc 1": ((1, 28, 28), 1, False),
+    "cifar10 ipc 1": ((3, 32, 32), 1, True),
+    "cifar10 ipc 10": ((3, 32, 32), 10, True),
+}
 
 
 def make(method, cfg, shape, compiled, device):
     """A method on a random synthetic set of `cfg.ipc` images for each of ten classes."""
     gen = generator(0, "benchmark", device=device)
     labels = initial_labels(torch.arange(10).repeat_interleave(cfg.ipc), 10).to(device)
-    return method(cfg, SyntheticSet(torch.randn(10 * cfg.ipc, *shape, generator=gen, device=device), labels), 0, compiled)
+    return method(
+        cfg, SyntheticSet(torch.randn(10 * cfg.ipc, *shape, generator=gen, device=device), labels), 0, compiled
+    )
 
 
 def measure(name, dtype, compiled, device, repeats, rates):
     shape, ipc, flip = CASES[name]
     defaults = load_params().cells["reduced-frepo-cifar10-ipc1"].distill
-    cfg = replace(defaults, ipc=ipc, flip=flip, conv_dtype=dtype, pool_size=2, reset_after=10**6)
+    cfg = defaults.changed(ipc=ipc, flip=flip, conv_dtype=dtype, pool_size=2, reset_after=10**6)
     method = make(FRePo, cfg, shape, compiled, device)
-    isa = make(ISA, schema.ISA(**asdict(cfg), epsilon=0.5, topk=0.8), shape, compiled, device)
+    isa = make(
+        ISA, models.ISA(**cfg.model_dump() | {"method": "isa", "epsilon": 0.5, "topk": 0.8}), shape, compiled, device
+    )
     gen = generator(1, "benchmark", device=device)
     x = torch.randn(cfg.real_batch, *shape, generator=gen, device=device)
     targets = centred_one_hot(torch.randint(10, (cfg.real_batch,), generator=gen, device=device), 10)
@@ -79,8 +86,9 @@ def main():
                 row = measure(name, dtype, mode, device, args.repeats, rates)
                 rows.append(row)
                 shares = ", ".join(f"{k} {row[f'share_{k}']:.0%}" for k in ("target", "meta", "online"))
-                times = f"{row['seconds']:.4f} s, {row['over_floor']:.2f} of the floor; ISA takes {row['isa_over_frepo']:.3f} of it"
-                print(f"{name:15} {dtype:9} {mode:16} {times}; {shares}", flush=True)
+                times = f"{row['seconds']:.4f} s, {row['over_floor']:.2f} of the floor"
+                isa = f"ISA takes {row['isa_over_frepo']:.3f} of it"
+                print(f"{name:15} {dtype:9} {mode:16} {times}; {isa}; {shares}", flush=True)
     if args.json:
         with open(args.json, "w") as file:
             json.dump({**provenance(device), "rates": rates, "rows": rows}, file, indent=1)

@@ -4,9 +4,10 @@
 
 1. Parity: loss and gradients of the paper's network on the GPU against float64 on the CPU (bound: 1e-4 relative).
 2. The step: milliseconds per iteration eager, compiled and captured, and the share of the matrix-product rate.
-3. With the time that is left, the cell `--cell`, from its last checkpoint; its set so far is evaluated by the cell's protocol.
+3. With the time that is left, the cell `--cell`, from its last checkpoint; the set so far is evaluated by its protocol.
 
-The third part needs data/prepared/DATASET and data/preprocessing/NAME.safetensors (`dvc repro whiten@cifar10-zca`, or carried here).
+The third part needs data/prepared/DATASET and data/preprocessing/NAME.safetensors (`dvc repro whiten@cifar10-zca`, or
+carried here).
 """
 
 import argparse
@@ -19,16 +20,15 @@ from pathlib import Path
 
 import torch
 
+from lib.config.load import load_params
+from lib.data.labels import centred_one_hot, initial_labels
 from lib.data.real import load_real
 from lib.files import load_state
-from lib.krr import centred_one_hot
-from lib.loop import Progress
 from lib.methods.frepo import meta_loss
 from lib.networks import build
-from lib.params import load_params
 from lib.rng import generator
-from lib.students import evaluate
-from lib.synthetic import initial_labels
+from lib.training.loop import Progress
+from lib.training.students import evaluate
 
 from .frepo_step import CASES, matmul_rate, measure
 
@@ -40,7 +40,10 @@ def parity(device, batch=256):
     shape = (3, 32, 32)
     net = build("conv3-batch", shape, 10).reset(generator(0, "net")).eval()
     x, y = torch.randn(10, *shape, generator=generator(1, "x")), initial_labels(torch.arange(10), 10)
-    real, targets = torch.randn(batch, *shape, generator=generator(2, "real")), centred_one_hot(torch.arange(batch) % 10, 10)
+    real, targets = (
+        torch.randn(batch, *shape, generator=generator(2, "real")),
+        centred_one_hot(torch.arange(batch) % 10, 10),
+    )
 
     def gradients(device, dtype):
         f = copy.deepcopy(net).to(device, dtype)
@@ -72,7 +75,9 @@ def go_on(key, device, seconds):
         return {"cell": key, "finished": False, "step": 0}
     state = load_state(found[-1], device)
     progress = Progress(**state["progress"])
-    real = load_real(Path("data/prepared") / cell.dataset, Path("data/preprocessing") / f"{cell.preprocessing}.safetensors", device)
+    real = load_real(
+        Path("data/prepared") / cell.dataset, Path("data/preprocessing") / f"{cell.preprocessing}.safetensors", device
+    )
     x, y = (state["method"]["syn"][k][None] for k in "xy")
     accuracy = evaluate(cell.evaluate.nets[0], x, y, real, params.protocols[cell.evaluate.protocol], seed=0)
     return {
@@ -95,14 +100,23 @@ def main():
     result = {"device": torch.cuda.get_device_name(device), "torch": torch.__version__}
     if not args.only_cell:
         result["parity"] = parity(device)
-        print("parity with float64:", result["parity"], "within" if max(result["parity"].values()) <= BOUND else "NOT within", BOUND, flush=True)
+        print(
+            "parity with float64:",
+            result["parity"],
+            "within" if max(result["parity"].values()) <= BOUND else "NOT within",
+            BOUND,
+            flush=True,
+        )
         rates = {dtype: matmul_rate(dtype, device) for dtype in ("float32", "bfloat16")}
         result["rates"], result["steps"] = rates, []
         for name in [n for n in CASES if "cifar10" in n]:
             for mode in ("none", "default", "reduce-overhead"):
                 row = measure(name, "bfloat16", mode, device, 50, rates)
                 result["steps"].append(row)
-                print(f"{name} {mode}: {1000 * row['seconds']:.3f} ms, {1 / row['over_floor']:.0%} of the bf16 rate", flush=True)
+                print(
+                    f"{name} {mode}: {1000 * row['seconds']:.3f} ms, {1 / row['over_floor']:.0%} of the bf16 rate",
+                    flush=True,
+                )
     left = args.minutes * 60 - (time.monotonic() - started) - 60  # a minute for the evaluation
     if left > 30:
         result["run"] = go_on(args.cell, device, left)

@@ -1,8 +1,8 @@
 """Where a distilled set's accuracy jumps: `python -m tests.benchmarks.jump dd-dd-mnist-ipc1-fixed --seed 1`.
 
-A set with a schedule and a start is moved along random directions; between two places of different loss, bisection in float64 finds a
-jump: how near its two sides are, what each side's loss and accuracy is, how far apart the first step leaves the weights, and how many
-units of the first step switch. Needs the cell's set (`dvc repro distill@CELL`).
+A set with a schedule and a start is moved along random directions; between two places of different loss, bisection in
+float64 finds a jump: how near its two sides are, what each side's loss and accuracy is, how far apart the first step
+leaves the weights, and how many units of the first step switch. Needs the cell's set (`dvc repro distill@CELL`).
 """
 
 import argparse
@@ -11,13 +11,13 @@ import json
 import torch
 import torch.nn.functional as F
 
+from lib.autodiff.unroll import Flat, gradient
+from lib.config.load import load_params
 from lib.data.real import load_real
 from lib.files import write_json
-from lib.losses import cross_entropy
 from lib.networks import build
-from lib.params import load_params
-from lib.synthetic import load_set
-from lib.unroll import Flat, gradient
+from lib.synthetic.set import load_set
+from lib.training.losses import cross_entropy
 from stages.common import DISTILLED, PREPARED, PREPROCESSING, provenance
 
 NEAR, JUMP = 1e-10, 0.02  # of the way between two places; in the loss
@@ -39,7 +39,9 @@ class Judge:
             part = slice(t % self.own.lr.shape[1] * size, (t % self.own.lr.shape[1] + 1) * size)
             images, labels = x[part], self.own.y[part].double()
             with torch.no_grad():
-                theta = theta - rate * gradient(lambda at, x=images, y=labels: cross_entropy(self.net(at, x), y).sum(), theta)
+                theta = theta - rate * gradient(
+                    lambda at, x=images, y=labels: cross_entropy(self.net(at, x), y).sum(), theta
+                )
         return [*found, theta]
 
     @torch.no_grad()
@@ -53,7 +55,11 @@ class Judge:
     def on(self, theta, x):
         """Which rectified units are on, for each image of x."""
         seen = []
-        hooks = [m.register_forward_hook(lambda m, i, out: seen.append(out > 0)) for m in self.net.net.modules() if isinstance(m, torch.nn.ReLU)]
+        hooks = [
+            m.register_forward_hook(lambda m, i, out: seen.append(out > 0))
+            for m in self.net.net.modules()
+            if isinstance(m, torch.nn.ReLU)
+        ]
         self.net(theta, x)
         for hook in hooks:
             hook.remove()
@@ -86,7 +92,7 @@ def main():
     parser.add_argument("--images", type=int, default=2000, help="test images that the search looks at")
     parser.add_argument("--out", help="a JSON file for the result")
     args = parser.parse_args()
-    cell = load_params(only=args.cell).cells[args.cell]
+    cell = load_params().cells[args.cell]
     real = load_real(PREPARED / cell.dataset, PREPROCESSING / f"{cell.preprocessing}.safetensors", torch.device("cpu"))
     own = load_set(DISTILLED / cell.suite / args.cell / f"seed{args.seed}.safetensors", real.shape, real.num_classes)
     judge, rng, x = Judge(cell.distill.net, real, own), torch.Generator().manual_seed(0), own.x.double()
@@ -96,11 +102,12 @@ def main():
         if sides := jump(judge, direction, args.images):
             places = [x + at * direction for at in sides]
             starts = [judge.steps(place)[1] for place in places]
+            on, other = (judge.on(own.start[None].double(), place) for place in places)
             found.append({
                 "pixels_apart": (places[1] - places[0]).abs().max().item(),
                 "loss_and_accuracy": [judge.score(place) for place in places],
                 "weights_apart_after_first_step": (starts[1] - starts[0]).norm().item(),
-                "units_that_switch_in_first_step": int((judge.on(own.start[None].double(), places[0]) != judge.on(own.start[None].double(), places[1])).sum()),
+                "units_that_switch_in_first_step": int((on != other).sum()),
             })  # fmt: skip
             print(json.dumps(found[-1]), flush=True)
     print(f"{len(found)} jump(s) on {args.moves} way(s) of deviation {args.std}")

@@ -1,31 +1,31 @@
-"""Seconds per update of the images of DC, DSA and DM, CIFAR-10 at full width and 256 real images a class, against the plain loop.
+"""Seconds per update of the images of DC, DSA and DM, CIFAR-10, width 128, 256 real images a class; the plain loop's.
 
     python -m tests.benchmarks.matching_step                 # CPU: float32 and bfloat16
     python -m tests.benchmarks.matching_step --device cuda
 
-The plain loop, written here as the original scripts are structured, goes class by class: a permutation of the class's indices on the
-host, one pass of all 256 images, one of the synthetic images, the loss fetched from the device; memory is the library's. Both run in
-turns in one process.
-The floor is the update's floating-point work over the machine's own matrix-product rate, measured in the same run. An update is the
-first of its network: no epochs of the network in between. Images are random numbers: the time does not depend on their values.
+The plain loop, written here as the original scripts are structured, goes class by class: a permutation of the class's
+indices on the host, one pass of all 256 images, one of the synthetic images, the loss fetched from the device; memory
+is the library's. Both run in turns in one process. The floor is the update's floating-point work over the machine's own
+matrix-product rate, measured in the same run. An update is the first of its network: no epochs of the network in
+between. Images are random numbers: the time does not depend on their values.
 """
 
 import argparse
 import ctypes
 import json
-from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from lib.augment import dsa
-from lib.cost import matmul_rate, seconds_in_turns
+from lib.config.load import load_params
+from lib.data.labels import initial_labels
 from lib.methods import METHODS
-from lib.params import load_params
-from lib.passes import keep_freed_memory
 from lib.rng import generator
-from lib.synthetic import SyntheticSet, initial_labels
+from lib.synthetic.set import SyntheticSet
+from lib.training.compute import keep_freed_memory
+from lib.training.cost import matmul_rate, seconds_in_turns
 from stages.common import provenance
 
 SHAPE, CLASSES, REAL = (3, 32, 32), 10, 5000
@@ -39,15 +39,21 @@ class PlainConvNet(torch.nn.Module):
         super().__init__()
         blocks = []
         for channels in (SHAPE[0], width, width):
-            blocks += [torch.nn.Conv2d(channels, width, 3, padding=1), torch.nn.GroupNorm(width, width), torch.nn.ReLU(inplace=True), torch.nn.AvgPool2d(2)]
-        self.features, self.classifier = torch.nn.Sequential(*blocks, torch.nn.Flatten()), torch.nn.Linear(width * 16, CLASSES)
+            blocks += [
+                torch.nn.Conv2d(channels, width, 3, padding=1),
+                torch.nn.GroupNorm(width, width),
+                torch.nn.ReLU(inplace=True),
+                torch.nn.AvgPool2d(2),
+            ]
+        self.features = torch.nn.Sequential(*blocks, torch.nn.Flatten())
+        self.classifier = torch.nn.Linear(width * 16, CLASSES)
 
     def forward(self, x):
         return self.classifier(self.features(x))
 
 
 def library_memory():
-    """Have glibc give freed memory back to the system above its own highest threshold, as it does where nobody asked for anything."""
+    """Have glibc give freed memory back above its own highest threshold, as it does where nobody asked for anything."""
     ctypes.CDLL("libc.so.6").mallopt(-1, 64 * 2**20)
 
 
@@ -74,7 +80,9 @@ def plain(method, cfg, x, real):
                 continue
             labels = [torch.full((len(batch),), c, device=device) for batch in (images, syn)]
             ours = torch.autograd.grad(F.cross_entropy(net(images), labels[0]), list(net.parameters()))
-            theirs = torch.autograd.grad(F.cross_entropy(net(syn), labels[1]), list(net.parameters()), create_graph=True)
+            theirs = torch.autograd.grad(
+                F.cross_entropy(net(syn), labels[1]), list(net.parameters()), create_graph=True
+            )
             for g_r, g_s in zip(ours, theirs):
                 if g_r.ndim > 1:
                     a, b = g_r.flatten(1), g_s.flatten(1)
@@ -88,7 +96,8 @@ def plain(method, cfg, x, real):
 
 
 def measure(name, ipc, dtypes, device, repeats, rates):
-    cfg = replace(load_params().cells[f"matching-{name}-cifar10-ipc{ipc}"].distill, **({} if name == "dm" else {"outer": 1}))
+    cfg = load_params().cells[f"matching-{name}-cifar10-ipc{ipc}"].distill
+    cfg = cfg.changed(**({} if name == "dm" else {"outer": 1}))
     gen = generator(0, "benchmark", device=device)
     real = torch.randn(CLASSES * REAL, *SHAPE, generator=gen, device=device)
     start = torch.randn(CLASSES * ipc, *SHAPE, generator=gen, device=device)
@@ -96,11 +105,13 @@ def measure(name, ipc, dtypes, device, repeats, rates):
     members = torch.arange(CLASSES * REAL, device=device).view(CLASSES, REAL)
 
     def ours(dtype):
-        method = METHODS[name](replace(cfg, conv_dtype=dtype), SyntheticSet(start, labels), 0)
+        method = METHODS[name](cfg.changed(conv_dtype=dtype), SyntheticSet(start, labels), 0)
 
         def step(i):
             keep_freed_memory()
-            chosen = members.gather(1, torch.rand(members.shape, generator=gen, device=device).topk(cfg.real_batch).indices)
+            chosen = members.gather(
+                1, torch.rand(members.shape, generator=gen, device=device).topk(cfg.real_batch).indices
+            )
             return method.step(i, real, chosen)
 
         return step
@@ -110,7 +121,17 @@ def measure(name, ipc, dtypes, device, repeats, rates):
     rows = []
     for dtype, own in zip(dtypes, times):
         floor = METHODS[name].step_flops(cfg, SHAPE, CLASSES) / rates[dtype]
-        rows.append({"method": name, "ipc": ipc, "dtype": dtype, "seconds": own, "plain_s": loop, "over_plain": own / loop, "floor_s": floor})
+        rows.append(
+            {
+                "method": name,
+                "ipc": ipc,
+                "dtype": dtype,
+                "seconds": own,
+                "plain_s": loop,
+                "over_plain": own / loop,
+                "floor_s": floor,
+            }
+        )
     return rows
 
 
@@ -126,8 +147,9 @@ def main():
     for name, ipc in CASES:
         for row in measure(name, ipc, list(rates), device, args.repeats, rates):
             rows.append(row)
-            print(f"{name:4} ipc {ipc:3} {row['dtype']:9} {row['seconds']:.4f} s, {row['seconds'] / row['floor_s']:.2f} of the floor; "
-                  f"the plain loop {row['plain_s']:.4f} s: {row['over_plain']:.2f} of it", flush=True)  # fmt: skip
+            times = f"{row['seconds']:.4f} s, {row['seconds'] / row['floor_s']:.2f} of the floor"
+            loop = f"the plain loop {row['plain_s']:.4f} s: {row['over_plain']:.2f} of it"
+            print(f"{name:4} ipc {ipc:3} {row['dtype']:9} {times}; {loop}", flush=True)
     if args.json:
         with open(args.json, "w") as file:
             json.dump({**provenance(device), "rates": rates, "rows": rows}, file, indent=1)

@@ -3,9 +3,10 @@
     python -m tests.benchmarks.students                 # CPU
     python -m tests.benchmarks.students --device cuda
 
-Each case trains 20 students of one network on a distilled set of 10 images, 4 sets x 5 networks, and again as 20 trainings of
-one student each, the plain loop of the original scripts: ms for one update of all 20, what precedes the updates included.
-Protocols have 500 updates and more; here so many as the last column of CASES says. Images are random: the time does not depend on them.
+Each case trains 20 students of one network on a distilled set of 10 images, 4 sets x 5 networks, and again as 20
+trainings of one student each, the plain loop of the original scripts: ms for one update of all 20, what precedes the
+updates included. Protocols have 500 updates and more; here so many as the last column of CASES says. Images are random:
+the time does not depend on them.
 """
 
 import argparse
@@ -13,12 +14,12 @@ import json
 
 import torch
 
-from lib.cost import seconds_in_turns
-from lib.passes import keep_freed_memory
+from lib.config.models import Protocol
+from lib.data.labels import initial_labels
 from lib.rng import generator
-from lib.schema import Protocol
-from lib.students import Students
-from lib.synthetic import initial_labels
+from lib.training.compute import keep_freed_memory
+from lib.training.cost import seconds_in_turns
+from lib.training.students import Students
 from stages.common import provenance
 
 CASES = [  # network, image shape, images per set, updates
@@ -41,14 +42,24 @@ def measure(net, shape, n, steps, device, repeats):
     gen = generator(0, "benchmark", device=device)
     x = torch.randn(SETS, n, *shape, generator=gen, device=device)
     y = initial_labels(torch.arange(n, device=device) % 10, 10).expand(SETS, -1, -1).contiguous()
-    protocol = Protocol(num_nets=NETS, steps=steps, lr=3e-4, warmup=0, lr_final=1.0, batch=500, shuffle=False, augment="rgb")
+    protocol = Protocol(
+        num_nets=NETS, steps=steps, lr=3e-4, warmup=0, lr_final=1.0, batch=500, shuffle=False, augment="rgb"
+    )
     set_of = [m for m in range(SETS) for _ in range(NETS)]
     together = Students(net, shape, 10, set_of, 0, device)
     alone = [Students(net, shape, 10, [m], 0, device) for m in set_of]
     runs = [lambda i: together.train(x, y, protocol), lambda i: [student.train(x, y, protocol) for student in alone]]
     batched, one_by_one = seconds_in_turns(runs, device, repeats)
     per_step = {"together_ms": 1000 * batched / steps, "one_by_one_ms": 1000 * one_by_one / steps}
-    return {"network": net, "shape": shape, "images": n, "updates": steps, **per_step, "ratio": batched / one_by_one, "chunks": len(together.chunks(n))}
+    return {
+        "network": net,
+        "shape": shape,
+        "images": n,
+        "updates": steps,
+        **per_step,
+        "ratio": batched / one_by_one,
+        "chunks": len(together.chunks(n)),
+    }
 
 
 def main():
@@ -63,8 +74,9 @@ def main():
     for case in CASES if args.net is None else [case for case in CASES if case[0] == args.net]:
         row = measure(*case, device, args.repeats)
         rows.append(row)
-        print(f"{row['network']:15} {str(row['shape']):12} {row['images']:4} images: together {row['together_ms']:8.1f} ms a step, "
-              f"one by one {row['one_by_one_ms']:8.1f} ms; ratio {row['ratio']:.2f} in {row['chunks']} part(s)", flush=True)  # fmt: skip
+        ways = f"together {row['together_ms']:8.1f} ms a step, one by one {row['one_by_one_ms']:8.1f} ms"
+        how = f"ratio {row['ratio']:.2f} in {row['chunks']} part(s)"
+        print(f"{row['network']:15} {str(row['shape']):12} {row['images']:4} images: {ways}; {how}", flush=True)
     if args.json:
         with open(args.json, "w") as file:
             json.dump({**provenance(device), "students": SETS * NETS, "rows": rows}, file, indent=1)

@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.trajectories [--device cuda]
 
-An outer step of MTT on CIFAR-10's shape (ConvNet of depth 3 and width 128, 10 images): the exact adjoint in constant memory, TESLA's
-approximation, and the whole graph of all inner steps as the original keeps it, each in a process of its own. The floor is the
-forward and backward passes over the machine's matrix-product rate. Experts: milliseconds of an update of ten of them. Images are random.
+An outer step of MTT on CIFAR-10's shape (ConvNet of depth 3 and width 128, 10 images): the exact adjoint in constant
+memory, TESLA's approximation, and the whole graph of all inner steps as the original keeps it, each in a process of its
+own. The floor is the forward and backward passes over the machine's matrix-product rate. Experts: milliseconds of an
+update of ten of them. Images are random.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from statistics import median
 
 import torch
@@ -24,7 +24,7 @@ CELL, SHAPE, CLASSES = "mtt-mtt-cifar10-ipc1", (3, 32, 32), 10
 def whole_graph(method, start, target):
     """The original's way: every inner step's graph is kept until the end."""
     from lib.augment import dsa
-    from lib.losses import cross_entropy
+    from lib.training.losses import cross_entropy
 
     chosen, theta = method.minibatches(), start.clone().requires_grad_()
     method.optimizer.zero_grad()
@@ -37,15 +37,15 @@ def whole_graph(method, start, target):
 
 def work(kind, steps, device, net, repeats):
     """A process that times outer steps and writes their median seconds and the most memory that they took, in MiB."""
+    from lib.config.load import load_params
     from lib.methods import METHODS
-    from lib.params import load_params
-    from lib.passes import keep_freed_memory
     from lib.rng import generator
-    from lib.synthetic import SyntheticSet
+    from lib.synthetic.set import SyntheticSet
+    from lib.training.compute import keep_freed_memory
 
     keep_freed_memory()
-    cfg = replace(load_params(only=CELL).cells[CELL].distill, net=net, inner_steps=steps)
-    cfg = replace(cfg, gradient="tesla" if kind == "tesla" else "exact")
+    cfg = load_params().cells[CELL].distill.changed(net=net, inner_steps=steps)
+    cfg = cfg.changed(gradient="tesla" if kind == "tesla" else "exact")
     torch.manual_seed(0)
     syn = SyntheticSet(torch.randn(CLASSES, *SHAPE, device=device), torch.eye(CLASSES, device=device), False)
     method = METHODS["mtt"](cfg, syn, 0)
@@ -58,22 +58,37 @@ def work(kind, steps, device, net, repeats):
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
-    print(json.dumps({"seconds": median(times[1:] if repeats > 1 else times), "mebi": peak, "weights_mebi": steps * start.numel() * 4 / 2**20}))
+    peak = (
+        torch.cuda.max_memory_allocated() / 2**20
+        if device.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    )
+    print(
+        json.dumps(
+            {
+                "seconds": median(times[1:] if repeats > 1 else times),
+                "mebi": peak,
+                "weights_mebi": steps * start.numel() * 4 / 2**20,
+            }
+        )
+    )
 
 
 def experts(device, net, count, batch, repeats):
     """Milliseconds of an update of each of `count` experts: (together, one by one)."""
-    from lib.cost import seconds_in_turns
+    from lib.config.models import Experts
     from lib.data.real import RealSet
-    from lib.experts import Group
-    from lib.schema import Experts
+    from lib.training.cost import seconds_in_turns
+    from lib.training.experts import Group
 
     x, y = torch.randn(4 * batch, *SHAPE, device=device), torch.arange(4 * batch, device=device) % CLASSES
     real = RealSet(x, y, x[:batch], y[:batch], None, {"num_classes": CLASSES})
-    cfg = Experts("-", "-", net, count=count, epochs=1, keep=0, optimizer="sgd", lr=0.01, batch=batch, augment="dsa")
+    how = {"optimizer": "sgd", "lr": 0.01, "batch": batch, "augment": "dsa"}
+    cfg = Experts(dataset="-", preprocessing="-", net=net, count=count, epochs=1, keep=0, **how)
     together, alone = [Group(cfg, 0, count, real)], [Group(cfg, i, 1, real) for i in range(count)]
-    found = seconds_in_turns([lambda i, groups=groups: [group.epoch() for group in groups] for groups in (together, alone)], device, repeats)
+    found = seconds_in_turns(
+        [lambda i, groups=groups: [group.epoch() for group in groups] for groups in (together, alone)], device, repeats
+    )
     return [1000 * each / 4 for each in found]
 
 
@@ -89,8 +104,8 @@ def main():
     device = torch.device(args.device)
     if args.worker:
         return work(args.worker, args.inner[0], device, args.net, args.repeats)
-    from lib.cost import matmul_rate
-    from lib.passes import forward_flops
+    from lib.training.compute import forward_flops
+    from lib.training.cost import matmul_rate
 
     speed, rows = matmul_rate("float32", device), []
     print(f"{speed / 1e9:.0f} GFLOP/s")
@@ -103,17 +118,23 @@ def main():
     for steps in args.inner:
         floor = 9 * steps * CLASSES * forward_flops(args.net, SHAPE) / speed
         for kind in ("adjoint", "tesla", "whole graph"):
-            command = [sys.executable, "-m", "tests.benchmarks.trajectories", "--device", args.device, "--net", args.net, "--repeats", str(args.repeats)]
-            done = subprocess.run([*command, "--inner", str(steps), "--worker", kind], capture_output=True, text=True)
+            asked = f"--device {args.device} --net {args.net} --repeats {args.repeats} --inner {steps} --worker".split()
+            command = [sys.executable, "-m", "tests.benchmarks.trajectories", *asked, kind]
+            done = subprocess.run(command, capture_output=True, text=True)
             found = json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr.strip().splitlines()[-1]}
             rows.append({"inner_steps": steps, "kind": kind, "floor_seconds": floor, **found})
-            text = "{seconds:.2f} s, {mebi:.0f} MiB (weights {weights_mebi:.0f})".format(**found) if "mebi" in found else found["error"]
+            text = (
+                "{seconds:.2f} s, {mebi:.0f} MiB (weights {weights_mebi:.0f})".format(**found)
+                if "mebi" in found
+                else found["error"]
+            )
             print(f"N = {steps} {kind:12} {text}; floor {floor:.2f} s", flush=True)
             write()
     for net, batch in ((args.net, 256), ("convnet2-w32-instance", 128), ("lenet_dd", 256)):
         together, alone = experts(device, net, 10, batch, args.repeats)
         rows.append({"experts": 10, "net": net, "batch": batch, "together_ms": together, "one_by_one_ms": alone})
-        print(f"10 experts {net} batch {batch}: {together:.0f} ms together, {alone:.0f} ms one by one: {together / alone:.2f}", flush=True)
+        times = f"{together:.0f} ms together, {alone:.0f} ms one by one: {together / alone:.2f}"
+        print(f"10 experts {net} batch {batch}: {times}", flush=True)
         write()
 
 

@@ -1,0 +1,94 @@
+"""A network's training as a differentiable function of where it starts and of what it trains on, in constant memory.
+
+Training by gradient descent is a recursion state <- step(t, state, inputs). Reverse mode through all of it (back-propagation through
+time, reference sheets of dataset distillation, section 2, and of trajectory matching, section 6) would keep the graph of every
+step. `unroll` keeps the states alone, and forms each step's graph anew on the way back: exact, and as large as one step.
+"""
+
+import torch
+from torch.func import functional_call, vmap
+
+
+class Flat:
+    """A network as a function of one flat weight vector, in the order of its parameters; buffers do not change."""
+
+    def __init__(self, net):
+        self.net = net
+        self.shapes = {name: p.shape for name, p in net.named_parameters()}
+        self.sizes = [shape.numel() for shape in self.shapes.values()]
+
+    def __len__(self):
+        return sum(self.sizes)
+
+    def weights(self, generator):
+        """Fresh weights (P,) from `generator`; the network itself holds them too, for now."""
+        self.net.reset(generator)
+        return torch.cat([p.detach().flatten() for p in self.net.parameters()])
+
+    def one(self, theta, x):
+        pieces = theta.split(self.sizes)
+        return functional_call(self.net, {name: p.view(s) for p, (name, s) in zip(pieces, self.shapes.items())}, (x,))
+
+    def __call__(self, theta, x):
+        """Outputs (K, B, C) of K networks, theta (K, P), on shared x (B, ...)."""
+        if len(theta) == 1:
+            return self.one(theta[0], x)[None]
+        return vmap(self.one, (0, None), randomness="different")(theta, x)
+
+
+def gradient(loss, theta, frozen=False):
+    """d loss(theta) / d theta, differentiable where gradients are being recorded.
+
+    frozen: as if theta were a constant when this is differentiated (TESLA's approximation: no Hessian products).
+    """
+    recording = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if frozen or not recording:
+            theta = theta.detach().requires_grad_()
+        return torch.autograd.grad(loss(theta), theta, create_graph=recording)[0]
+
+
+class _Unroll(torch.autograd.Function):
+    """unroll's two passes; `count` of the tensors are the state, the others its inputs."""
+
+    @staticmethod
+    def forward(ctx, step, steps, count, *tensors):
+        state, inputs = tensors[:count], tensors[count:]
+        ctx.step, ctx.inputs, ctx.states = step, inputs, []
+        for t in range(steps):
+            ctx.states.append(state)
+            state = step(t, state, *inputs)
+        return tuple(s.clone() for s in state) if not steps else state
+
+    @staticmethod
+    def backward(ctx, *adjoint):
+        needed = ctx.needs_input_grad[3 + len(adjoint) :]
+        totals = [torch.zeros_like(x) if need else None for x, need in zip(ctx.inputs, needed)]
+        if hasattr(ctx.step, "pullback"):
+            for t in reversed(range(len(ctx.states))):
+                adjoint = ctx.step.pullback(t, ctx.states[t], ctx.inputs, adjoint, totals)
+            return None, None, None, *adjoint, *totals
+        inputs = [x.detach().requires_grad_(need) for x, need in zip(ctx.inputs, needed)]
+        learned = [x for x in inputs if x.requires_grad]
+        for t in reversed(range(len(ctx.states))):
+            with torch.enable_grad():
+                state = [s.detach().requires_grad_() for s in ctx.states[t]]
+                after = ctx.step(t, tuple(state), *inputs)
+                found = torch.autograd.grad(
+                    after, (*state, *learned), adjoint, allow_unused=True, materialize_grads=True
+                )
+            adjoint = found[: len(state)]
+            for total, extra in zip((total for total in totals if total is not None), found[len(state) :]):
+                total += extra
+        return None, None, None, *adjoint, *totals
+
+
+def unroll(step, steps, state, *inputs):
+    """The state after `steps` calls state = step(t, state, *inputs), differentiable in the first state and in the inputs.
+
+    state: a tuple of tensors; step: differentiable, and the same each time that it is called with a t: random numbers are drawn
+    before. Memory: the states, and the graph of one step. Exact: what is dropped is only what the graph would have kept.
+    A step that has `pullback(t, state, inputs, adjoint, totals)` -> the adjoint before it, needs no graph (tape.py): it adds what
+    reaches the inputs to `totals`, None for those that need no gradient.
+    """
+    return _Unroll.apply(step, steps, len(state), *state, *inputs)

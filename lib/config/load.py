@@ -1,0 +1,177 @@
+"""params.yaml -> its checked rows. Every error of the file is found at once, before any compute.
+
+An error names the key's path, the value found and what is allowed. A cell's `distill` section holds only what differs from its method's
+defaults (`methods.NAME`); a section that is read knows every one of its keys.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from ..data.sources import SOURCES
+from . import checks, models
+from .settings import ParamsError, Settings
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C, where PyYAML was built with it
+KEY = r"[A-Za-z0-9_-]+"  # a key is a file's name and a part of a command line
+WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+ROWS = {  # the model of a table's rows, and the check of each against the others
+    "datasets": (models.Dataset, checks.dataset),
+    "preprocessing": (models.Preprocessing, checks.preprocessing),
+    "protocols": (models.Protocol, checks.protocol),
+    "experts": (models.Experts, checks.experts),
+    "cells": (models.Cell, checks.cell),
+    "continual": (models.Continual, checks.continual),
+    "membership": (models.Membership, checks.membership),
+    "scores": (models.Scores, checks.scores),
+    "external": (models.External, checks.external),
+}
+APPLICATIONS = ("continual", "membership", "scores")
+
+
+def load_params(path="params.yaml"):
+    """Read and check a whole parameter file -> its tables by name, rows by key. ParamsError lists all that is wrong, a line each."""
+    try:
+        node = yaml.load(Path(path).read_text(encoding="utf-8"), LOADER)
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: not found; run from the repository's root") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    reader = Reader()
+    params = reader.read(node)
+    if reader.errors:
+        raise ParamsError("\n".join(f"{path}: {line}" for line in dict.fromkeys(reader.errors)))
+    return params
+
+
+class Reader:
+    """Reads tables into models and gathers what is wrong."""
+
+    def __init__(self):
+        self.errors, self.names = [], {}
+
+    def error(self, path, value, must):
+        shown = list(value) if isinstance(value, tuple) else value
+        self.errors.append(f"{path}: found {shown!r}; {must}")
+
+    def mapping(self, node, path):
+        if not isinstance(node, dict):
+            self.error(path, node, "must be a mapping of keys to values")
+            return {}
+        for key in [key for key in node if not isinstance(key, str)]:
+            self.error(path, key, "keys must be texts")
+        return {key: value for key, value in node.items() if isinstance(key, str)}
+
+    def read(self, node):
+        top, known = self.mapping(node, "(top level)"), ["runtime", "suites", "methods", *ROWS]
+        self.errors += [
+            f"{key}: found ...; unknown table; known are {', '.join(known)}" for key in top if key not in known
+        ]
+        kinds = {name: "a list of names" if name == "suites" else "a mapping" for name in known if name not in top}
+        self.errors += [f"{name}: missing; must be {kind}" for name, kind in kinds.items()]
+        given = {name: self.mapping(top[name], name) for name in known if name in top and name != "suites"}
+        suites = self.validated(models.tuple_of(str), top.get("suites", []), "suites") or ()
+        self.names = {name: list(given.get(name, ())) for name in ROWS} | {"suites": suites}
+        self.names["experts"].append("none")
+        runtime = self.validated(models.Runtime, given.get("runtime", {}), "runtime")
+        tables = {name: self.rows(name, given, kind) for name, (kind, _) in ROWS.items()}
+        for name, (_, check) in ROWS.items():
+            tables[name] = {key: row for key, row in tables[name].items() if self.agrees(check, tables, name, key, row)}
+        return Settings(runtime=runtime, suites=suites, **tables)
+
+    def rows(self, name, given, kind):
+        """The rows of a table that are right in themselves."""
+        read, data = {}, given.get("datasets", {})
+        for key, row in given.get(name, {}).items():
+            path = f"{name}.{key}"
+            if not re.fullmatch(KEY, key):
+                self.error(path, key, "a key may hold letters, digits, - and _ alone")
+            elif name in APPLICATIONS and key not in self.names["cells"]:
+                self.error(
+                    path, key, "a row's key is that of the cell whose distilled sets it is about; there is no such cell"
+                )
+            elif name != "cells" or (row := self.with_defaults(row, path, given.get("methods", {}))):
+                row = self.mapping(row, path)
+                source = entry(data, row.get("dataset")).get("source") if name == "preprocessing" else None
+                if row := self.validated(models.Words if entry(SOURCES, source).get("text") else kind, row, path):
+                    read[key] = row
+        return read
+
+    def with_defaults(self, row, path, methods):
+        """A cell's row with its method's defaults in `distill`; None where it names no method."""
+        row = self.mapping(row, path)
+        if (method := row.get("method")) not in list(models.METHODS):
+            self.error(f"{path}.method", method, f"must be one of methods: {', '.join(models.METHODS)}")
+            return None
+        if "distill" not in row:
+            return row
+        defaults, own = (
+            self.mapping(methods.get(method), f"methods.{method}"),
+            self.mapping(row["distill"], f"{path}.distill"),
+        )
+        return row | {"distill": {**defaults, **own, "method": method}}
+
+    def validated(self, kind, value, path):
+        """`value` as `kind`; None where it is wrong, which is then among the errors, a line for each key."""
+        try:
+            return TypeAdapter(kind).validate_python(value, context=self.names)
+        except ValidationError as error:
+            lines = [self.line(kind, value, path, found) for found in error.errors(include_url=False)]
+            self.errors += dict.fromkeys(lines)
+
+    def line(self, kind, value, path, found):
+        """One pydantic error in our words."""
+        words, location = describe(kind), [part for part in found["loc"] if part not in models.METHODS]
+        while location and isinstance(kind, type) and issubclass(kind, BaseModel):
+            name, known = location.pop(0), kind.model_fields
+            path = f"{path}.{name}"
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                return f"{path}: found {value[name]!r}; unknown key{hint}; known are {', '.join(known)}"
+            words = known[name].description or describe(known[name].annotation, known[name].metadata)
+            if name not in value:
+                return f"{path}: missing; must be {words}"
+            value, kind = value[name], known[name].annotation
+            if name == "distill" and isinstance(value, dict):
+                kind = models.METHODS[value["method"]]
+        if isinstance(value, str) and re.fullmatch(r"[\d.]+e[+-]?\d+", value, re.IGNORECASE):
+            words += " (YAML wants a point and a signed exponent in it, as in 3.0e-4)"
+        told = str(found.get("ctx", {}).get("error", ""))  # what a validator of ours says
+        return f"{path}: found {found['input'] if told else value!r}; {told or f'must be {words}'}"
+
+    def agrees(self, check, tables, name, key, row):
+        """Whether a row fits the others; what does not is among the errors."""
+        found = list(check(tables, key, row))
+        for column, *value, must in found:
+            node = row
+            for part in column.split(".") if not value else ():
+                node = getattr(node, part)
+            self.error(f"{name}.{key}.{column}".rstrip("."), *(value or [node]), must)
+        return not found
+
+
+def entry(table, name):
+    """The mapping of this name in a table; an empty one where there is none, or where the name is no text."""
+    found = table.get(name) if isinstance(name, str) else None
+    return found if isinstance(found, dict) else {}
+
+
+def describe(kind, metadata=()):
+    """A type as a newcomer would say it."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return describe(arguments[0], arguments[1:])
+    if origin in (Union, UnionType):
+        words = " or ".join(dict.fromkeys(map(describe, arguments)))
+    elif origin is Literal:
+        words = f"one of {', '.join(map(str, arguments))}"
+    else:
+        words = f"a list, each {describe(arguments[0])}" if origin is tuple else WORDS.get(kind, "a mapping")
+    tests = [each.func.allowed for each in metadata if isinstance(getattr(each, "func", None), models.Check)]
+    return ", ".join([words, *tests])

@@ -1,0 +1,454 @@
+"""What params.yaml may say: a pydantic model for each kind of row. checks.py has what rows say of each other, load.py words the errors."""
+
+from math import isfinite
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+from ..augment import POLICIES
+from ..augment.dsa import STRATEGIES
+from ..data.sources import SOURCES, SUBSETS
+from ..methods.class_maps import MAPS
+from ..methods.gradient_distance import DISTANCES
+from ..networks import parse
+
+
+class Check:
+    """A test of a value, and the words that complete the sentence 'must be ...'."""
+
+    def __init__(self, test, allowed):
+        self.test, self.allowed = test, allowed
+
+    def __call__(self, value):
+        if not self.test(value):
+            raise ValueError
+        return value
+
+
+def checked(kind, test, allowed):
+    return Annotated[kind, AfterValidator(Check(test, allowed))]
+
+
+def at_least(bound):
+    return checked(float if isinstance(bound, float) else int, lambda v: v >= bound, f"at least {bound}")
+
+
+def tuple_of(kind):
+    return Annotated[
+        tuple[kind, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+    ]
+
+
+def distinct(test, allowed):
+    return checked(
+        Items, lambda vs: len(set(vs)) == len(vs) > 0 and all(map(test, vs)), f"a list of distinct {allowed}"
+    )
+
+
+def one_of(*choices):
+    return Literal[*choices]
+
+
+def key_of(table):
+    """A reference to a row of another table; the validation's context has the tables, without which any name will do."""
+
+    def known(name, info: ValidationInfo):
+        if info.context and name not in info.context[table]:
+            raise ValueError(f"must be one of {table}: {', '.join(info.context[table]) or '(none)'}")
+        return name
+
+    return Annotated[str, AfterValidator(known)]
+
+
+def network_name(name):
+    parse(name)
+    return name
+
+
+Positive = checked(float, lambda v: 0 < v < float("inf"), "above 0 and finite")
+Fraction = checked(float, lambda v: 0 <= v <= 1, "between 0 and 1")
+Count, Natural, Items, Numbers = at_least(1), at_least(0), tuple_of(int), tuple_of(float)
+Net = Annotated[str, AfterValidator(network_name)]
+Augment, Strategy = one_of("none", *POLICIES), one_of("none", *STRATEGIES)
+Dtype = one_of("float32", "bfloat16")
+
+
+def is_attack(pair):
+    return len(pair) == 2 and min(pair) >= 0 and pair[0] != pair[1]
+
+
+class Row(BaseModel):
+    """A row of a table. Nothing is converted: an integer passes for a number, and no more."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    def changed(self, **values):
+        return self.model_copy(update=values)
+
+
+class Dataset(Row):
+    """Where images or sentences come from: a known source, a folder of class folders of the user's own, or ten classes of ImageNet."""
+
+    resolution: at_least(4) | None = None  # of images
+    source: one_of(*SOURCES) | None = None
+    folder: str | None = None
+    subset: one_of(*SUBSETS) | None = None  # of the ImageNet-1K in runtime.imagenet_dir
+    antialias: bool = True  # of a subset's pictures, when they are made smaller
+    channels: one_of(1, 3) | None = None  # of a user's own folder, else 3; 3 of a grey source: its channel three times
+
+
+class Preprocessing(Row):
+    """Channel standardisation (measured on the training set where not given; 'none' for [0, 1] pixels), then ZCA."""
+
+    dataset: key_of("datasets")
+    standardise: bool = True
+    mean: Numbers | None = None
+    std: Numbers | None = None
+    zca: one_of("none", "frepo", "mtt", "rat") = "none"
+    zca_eps: Positive = 0.1
+    checkerboard: Count = 1
+
+
+class Words(Row):
+    """Sentences brought to one length, their words as vectors: random ones, or of a file among the user's archives."""
+
+    dataset: key_of("datasets")
+    tokens: at_least(3)  # the vocabulary, with the marks for unknown words and for padding
+    length: Count
+    dim: Count
+    vectors: str
+
+
+class Protocol(Row):
+    """How a network is trained on a distilled set to judge it; training/students.py describes the optimizers."""
+
+    num_nets: Count
+    lr: Positive
+    batch: Natural
+    augment: Augment
+    optimizer: one_of("adam", "sgd", "schedule") = "adam"
+    loss: one_of("squared_error", "cross_entropy") = "squared_error"
+    shuffle: bool = True
+    steps: Natural = 0
+    warmup: Natural = 0
+    lr_final: Fraction = 1.0  # cosine down to this fraction of lr; 1 keeps lr constant
+    epochs: Natural = 0
+    batch_per_class: Natural = (
+        0  # above 0 (adam): a batch has so many images of each of batch / batch_per_class random classes
+    )
+
+
+class Experts(Row):
+    """Networks trained on real data with snapshots on the way: trajectories to match, or trained networks to start from.
+
+    sgd: plain; gsam: towards flat minima (EDF's sheet, section 4); adam: with DD's constants.
+    """
+
+    dataset: key_of("datasets")
+    preprocessing: key_of("preprocessing")
+    net: Net
+    count: Count
+    epochs: Count
+    keep: Natural  # the snapshots of the first so many epochs stay, with the start and the last
+    optimizer: one_of("sgd", "gsam", "adam")
+    lr: Positive
+    batch: Count
+    augment: Augment
+    held_out: Natural = 0  # of them, the last, which no distillation sees: starts for evaluations
+    seed: Natural = 0
+    halve_every: Natural = 0  # epochs after which lr is halved; 0: never
+    together: Count = 10  # trained at once
+    rho: Positive = 0.01  # of gsam
+    alpha: Fraction = 0.3
+
+
+class Distill(Row):
+    """What every method's cell says of its distillation. Fields of one value are what a method fixes."""
+
+    labels: one_of("one_hot") = (
+        "one_hot"  # of the set that a run starts from, and of real images that are compared with it
+    )
+    batches: one_of("by_class") = (
+        "by_class"  # real_batch images of each class; or of all, in epochs or straddling them; or segments of trajectories
+    )
+    classes: None = None  # that have images in the set; None: all
+    minibatches: one_of(1) = 1  # of the set, where their order counts
+    real_batch: one_of(0) = 0
+    attack: None = None
+    judge: None = None
+    label_start: one_of("one_hot") = "one_hot"
+    learn_labels: one_of(False) = False
+    net: Net
+    ipc: Count
+    seeds: distinct(lambda s: s >= 0, "integers of at least 0")
+    steps: Count
+    init: one_of("real", "noise", "svd")  # svd, for a rank alone: the best factors of real images
+    rank: Natural  # 0: pixels; else each channel is a product of two learned factors of this rank
+    images: Natural  # per class, of a rank; 0: as many as fit the memory of `ipc` images of pixels
+    conv_dtype: Dtype
+    class_steps: Count  # above 1: the classes, in the order of the seed, in so many groups that are distilled apart
+    chunk: Natural  # above 0: seed s sees the s-th chunk of so many training images alone
+    eval_protocol: key_of("protocols")  # of the evaluations during distillation
+    eval_at: Items | None
+    eval_every: Natural  # 0: only at `eval_at`
+    select: one_of("last", "best_test")  # best_test also keeps the set of the best *test* accuracy on the way
+
+
+class FRePo(Distill):
+    """FRePo's distillation of one cell; the sheet's section 14 gives the published values."""
+
+    method: Literal["frepo"]
+    labels: one_of("centred") = "centred"
+    batches: one_of("straddling") = "straddling"
+    real_batch: Count
+    flip: bool
+    learn_labels: bool
+    outer_lr: Positive
+    outer_lr_final: Fraction
+    pool_size: Count
+    reset_after: Natural
+    online_lr: Positive
+    online_batch: Count
+    krr_dtype: one_of("float32", "float64")
+
+
+class ISA(FRePo):
+    """ISA: FRePo with another data-fit term (the sheet's section 2)."""
+
+    method: Literal["isa"]
+    epsilon: checked(float, isfinite, "finite: above 0 away from the neighbour, as released; below 0 towards it")
+    topk: checked(
+        float, lambda v: -1 <= v <= 1, "between -1 and 1: the share of hardest images kept; below 0, of easiest"
+    )
+
+
+class DM(Distill):
+    """Distribution matching. A step is one update of the images by one random network."""
+
+    method: Literal["dm"]
+    real_batch: Count
+    lr_img: Positive
+    augment: Strategy
+
+
+class DC(Distill):
+    """Gradient matching. A step is one update of the images, `outer` of them to a network."""
+
+    method: Literal["dc"]
+    real_batch: Count
+    lr_img: Positive
+    distance: one_of(*DISTANCES)
+    outer: Count
+    inner_epochs: Count  # of the network on the set, between two updates
+    lr_net: Positive
+    net_batch: Count
+
+
+class DSA(DC):
+    """DC with Siamese augmentation."""
+
+    method: Literal["dsa"]
+    augment: one_of(*STRATEGIES)
+
+
+class DD(Distill):
+    """Dataset distillation: `epochs` passes of gradient descent over `minibatches`, together `ipc` images of each class.
+
+    A cell with experts starts from their last weights: adaptation where they come from other data, an attack where it asks for one.
+    """
+
+    method: Literal["dd"]
+    labels: one_of("outputs") = "outputs"
+    batches: one_of("epochs") = "epochs"
+    real_batch: Count
+    attack: checked(Items, is_attack, "[CLASS, TARGET]: images of CLASS are to be taken for TARGET") | None
+    classes: distinct(lambda c: c >= 0, "classes") | None
+    minibatches: Count
+    epochs: Count
+    lr_start: Positive  # the rates' first value
+    start: one_of("fixed", "random")  # of the networks: the same weights always, or others in each step
+    nets_per_step: Count
+    outer_lr: Positive
+    halve_every: Count  # outer steps after which outer_lr is halved
+    augment: one_of("none", "crop_flip")  # of the real batches
+
+
+class SLDD(DD):
+    """DD with learned labels."""
+
+    method: Literal["sldd"]
+    learn_labels: one_of(True) = True
+    label_start: one_of("one_hot", "normal")
+    label_softmax: bool
+
+
+class RaT(Distill):
+    """RaT-BPTT: Adam trains a network on the set for `inner_steps`; the gradient goes through a `window` of them."""
+
+    method: Literal["rat"]
+    batches: one_of("epochs") = "epochs"
+    real_batch: Count
+    learn_labels: bool
+    inner_steps: Count
+    inner_batch: (
+        Natural  # images of an inner step, `batch_per_class` of each of its random classes; both 0: the whole set
+    )
+    batch_per_class: Natural
+    window: Count
+    place: one_of("random", "late")  # of the window: anywhere, or at the end
+    redraw_every: Count  # outer steps that a random place lasts
+    lr_net: Positive
+    outer_lr: Positive
+    augment: Strategy
+
+
+class MTT(Distill):
+    """Matching of training trajectories: `inner_steps` of gradient descent on the set against `expert_epochs` of an expert.
+
+    Experts start at an epoch from min_start up to, exclusively, max_start; with expand_steps, this bound grows from max_start_first.
+    """
+
+    method: Literal["mtt"]
+    batches: one_of("segments") = "segments"
+    inner_steps: Natural
+    expert_epochs: Count
+    min_start: Natural
+    max_start: Count
+    max_start_first: Natural  # 0: max_start
+    expand_steps: Natural
+    batch_syn: Natural  # images of an inner step; 0: all
+    lr_img: Positive
+    lr_start: Positive  # the learned rate's first value
+    lr_lr: at_least(0.0)
+    augment: Strategy
+    gradient: one_of("exact", "tesla")  # tesla: weights on the way taken for constants
+
+
+class DATM(MTT):
+    """MTT with learned labels, which start as the experts' logits; init correct: from images that the experts classify as theirs."""
+
+    method: Literal["datm"]
+    learn_labels: one_of(True) = True
+    label_start: one_of("experts") = "experts"
+    init: one_of("real", "correct")
+    lr_y: Positive
+    threshold: Positive  # a step of a loss above it changes nothing
+    drop: checked(
+        float, lambda v: 0 <= v < 1, "at least 0 and below 1"
+    )  # of the weights, those nearest to their target
+
+
+class EDF(DATM):
+    """DATM whose pixels' gradients are weighed by class maps, formed anew every `map_every` steps by the judge's network."""
+
+    method: Literal["edf"]
+    map_every: Count
+    beta: Positive
+    maps: one_of(*MAPS)
+    judge: one_of(
+        "experts", "imagenet"
+    )  # the first expert's last weights; or torchvision's ResNet18, of the user's archives
+    judge_class: one_of(
+        "mapped", "released"
+    )  # an image's own class of ImageNet; or its number in the subset, as EDF's code has it
+
+
+MODELS = (DD, SLDD, RaT, FRePo, ISA, DC, DSA, DM, MTT, DATM, EDF)
+METHODS = {model.model_fields["method"].annotation.__args__[0]: model for model in MODELS}
+
+
+class Evaluate(Row):
+    """How the distilled sets of a cell are judged."""
+
+    protocol: key_of("protocols")
+    nets: tuple_of(Net)
+    baselines: bool = False  # of a set with a schedule: real images chosen in several ways, and nearest neighbours
+
+
+class Cell(Row):
+    """One row of the grid: a method on a dataset with a number of images per class."""
+
+    suite: key_of("suites")
+    method: one_of(*METHODS)
+    dataset: key_of("datasets")
+    preprocessing: key_of("preprocessing")
+    budget: one_of("full", "reduced") = "full"  # reduced: not the paper's schedule; never compared as if it were
+    experts: key_of(
+        "experts"
+    )  # the row of experts whose trajectories it matches, or from whose networks it starts; or none
+    distill: Annotated[DD | SLDD | RaT | FRePo | ISA | DC | DSA | DM | MTT | DATM | EDF, Field(discriminator="method")]
+    evaluate: Evaluate
+    baseline: key_of("cells") | None = None  # another cell: the report gives the difference to it, seed by seed
+
+
+class Application(Row):
+    """What is done with a cell's distilled sets; the row's key is the cell's, whose first three values it repeats for DVC."""
+
+    suite: key_of("suites")
+    dataset: key_of("datasets")
+    preprocessing: key_of("preprocessing")
+    net: Net
+
+
+class Continual(Application):
+    """Class-incremental learning from a memory of distilled images, of a cell with class_steps."""
+
+    protocol: key_of("protocols")
+    herding: key_of(
+        "protocols"
+    )  # the protocol by which the network is trained whose features choose the herding baseline
+
+
+class Membership(Application):
+    """Membership inference on students of distilled sets, of a cell with a chunk."""
+
+    protocol: key_of(
+        "protocols"
+    )  # of students trained on a distilled set or on the images it started from; constant rate
+    real_protocol: key_of("protocols")  # of students trained on the chunk itself; constant rate
+    updates: distinct(lambda u: u >= 1, "integers of at least 1")
+    attacked_nets: Count  # students of each set that are attacked; every one counts for the accuracy
+    shadows: checked(
+        int, lambda v: v >= 0 and v % 2 == 0, "even and at least 0"
+    )  # networks on random halves of the pool
+    grid_search: bool  # of the learned attacks' settings, as released; false: one setting each
+
+
+class Scores(Application):
+    """Fair scores of a cell's sets, and their evaluation with a teacher."""
+
+    experts: key_of("experts")  # whose first network, at its end, is the teacher
+    hard: key_of("protocols")  # the protocol of trainings on hard labels
+    full: key_of("protocols")  # the protocol of the training on the whole real set
+    augment: Augment  # what is on and off
+    runs: Count
+    kd: one_of("rded", "sre2l")
+    kd_epochs: Count
+    kd_batch: Count
+    kd_lr: Positive
+    temperature: Positive
+    flip: bool
+
+
+class External(Row):
+    """A distilled set that somebody else made, in a file, and how it is judged."""
+
+    dataset: key_of("datasets")
+    preprocessing: key_of("preprocessing")  # the space that its images are in
+    file: str  # .safetensors, or PyTorch's own
+    labels: one_of("logits", "probabilities", "classes")  # what its labels are
+    protocol: key_of("protocols")
+    nets: tuple_of(Net)
+    lr: float | None = None  # in place of the file's; null, and none in the file: the protocol's
+
+
+class Runtime(Row):
+    """How to run; nothing here changes a result beyond its rounding, so that no recipe holds it."""
+
+    archives: str | None  # a folder with the user's own copies of the published archives
+    imagenet_dir: str | None  # the user's copy of ImageNet-1K
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")]
+    checkpoint_minutes: at_least(0.0)
+    compile: one_of(
+        "none", "default", "reduce-overhead"
+    )  # of networks' passes and of an unroll's steps; the last captures CUDA graphs

@@ -1,0 +1,39 @@
+"""A recipe as a stage sees it. Imports nothing but the standard library and files: a stage waits for no validation."""
+
+import difflib
+from pathlib import Path
+from types import SimpleNamespace
+
+from ..files import read_json
+
+PLAN = Path("build/plan")
+
+
+class ParamsError(Exception):
+    """All that is wrong in a parameter file, one line each."""
+
+
+class Settings(SimpleNamespace):
+    """Attributes by name, nested as in the JSON they came from; lists are tuples. `changed` gives a copy with other values."""
+
+    @classmethod
+    def of(cls, node):
+        if isinstance(node, dict):
+            return cls(**{key: cls.of(value) for key, value in node.items()})
+        return tuple(map(cls.of, node)) if isinstance(node, list) else node
+
+    def plain(self):
+        """The JSON again: dictionaries in dictionaries, tuples as they are."""
+        return {key: value.plain() if isinstance(value, Settings) else value for key, value in vars(self).items()}
+
+    def changed(self, **values):
+        return type(self)(**{**vars(self), **values})
+
+
+def read_recipe(stage, key, folder=PLAN):
+    """A row's recipe as Settings; ParamsError names the keys that there are."""
+    known = sorted(path.stem for path in (folder / stage).glob("*.json"))
+    if key not in known:
+        near = ", ".join(difflib.get_close_matches(key, known, 9, 0.3) or known[:9])
+        raise ParamsError(f"params.yaml: {stage}: found {key!r}; must be one of its {len(known)} keys, such as {near}")
+    return Settings.of(read_json(folder / stage / f"{key}.json"))

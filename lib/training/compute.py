@@ -1,0 +1,74 @@
+"""A pass through a network: its floating-point work, and how many images to send at once."""
+
+import ctypes
+from contextlib import nullcontext
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..networks import build
+
+# Numbers in the widest layer of one forward pass. On a CPU they then stay in the cache (8 MiB, measured best at width 128);
+# on a GPU they fill 2 GiB, enough to keep it busy and to fit a small card with the gradient's copies.
+CPU_NUMBERS = {"float32": 2**21, "bfloat16": 2**22}
+CUDA_NUMBERS = 2**29
+
+
+def device_named(name):
+    """The torch device that `runtime.device` names: auto is a GPU where there is one. ValueError where it is not there."""
+    wanted = name.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"found {wanted!r}; no CUDA device is available here: use auto or cpu")
+    torch.backends.cudnn.allow_tf32 = False  # a cell's float32 means float32
+    keep_freed_memory()
+    return torch.device(wanted)
+
+
+def keep_freed_memory():
+    """Have glibc keep what is freed: by default every large block goes back to the system and is cleared anew, a tenth of a step."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:  # another system
+        return
+    trim_threshold, mmap_threshold = -1, -3  # mallopt's names for them
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(mmap_threshold, 32 * 2**20)  # the most that it takes
+
+
+def images_per_pass(net, shape, device, dtype="float32"):
+    """How many images (K, H, W) to send through a network at once where no gradient joins them."""
+    numbers = CPU_NUMBERS[dtype] if device.type == "cpu" else CUDA_NUMBERS
+    return max(numbers // widest_layer(net, shape), 1)
+
+
+def autocast(device, dtype):
+    """A context in which convolutions on the device run in the named dtype."""
+    return nullcontext() if dtype == "float32" else torch.autocast(device.type, dtype=getattr(torch, dtype))
+
+
+@cache
+def widest_layer(net, shape):
+    """The most numbers that one of a network's layers gives for an image."""
+    sizes = []
+    with torch.device("meta"):
+        network = build(net, shape, 10).eval()
+        for module in network.modules():
+            module.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))
+        network(torch.empty(1, *shape))
+    return max(sizes)
+
+
+@cache
+def forward_flops(net, shape):
+    """Floating-point operations of one image's forward pass, counted without computing it."""
+    with torch.device("meta"):
+        network = build(net, shape, 10).eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, *shape))
+    return counter.get_total_flops()
+
+
+def wide(x):
+    """x in float32 where it came in less."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

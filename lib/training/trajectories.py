@@ -1,0 +1,110 @@
+"""Expert trajectories on disk: one safetensors file for each expert, and an index with their checksums and learning curves.
+
+Source: reference sheet of trajectory matching, sections 2 and 8. Snapshots are float32, flat, in the order of the network's parameters,
+and are read one at a time from the mapped file.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from ..files import FileError, read_json, save_tensors, sha256, write_json
+from ..networks import build
+from ..rng import restore
+
+INDEX = "index.json"
+
+
+def expert_name(number):
+    return f"expert{number:04}"
+
+
+def save_expert(folder, number, snapshots):
+    """Write one expert's snapshots (n, P) -> the file's path."""
+    path = Path(folder) / f"{expert_name(number)}.safetensors"
+    save_tensors(path, {"weights": snapshots}, expert=number)
+    return path
+
+
+def save_index(folder, records, **meta):
+    """Write the index of the experts' files in their order. records: of each, its learning curves, its provenance and {file: SHA-256} as `files`.
+
+    meta: `epochs`, those of the snapshots, `net` and `shape` among it.
+    """
+    experts = []
+    for record in records:
+        ((file, digest),) = record["files"].items()
+        experts.append({"file": file, "sha256": digest, **{name: record[name] for name in record if name != "files"}})
+    write_json(Path(folder) / INDEX, {**meta, "experts": experts})
+
+
+class Trajectories:
+    """The experts of a folder. Each file is checked against its checksum when it is first opened."""
+
+    def __init__(self, folder):
+        self.folder, self.index, self.files = Path(folder), read_json(Path(folder) / INDEX), {}
+        self.at = {epoch: row for row, epoch in enumerate(self.index["epochs"])}
+
+    def __len__(self):
+        return len(self.index["experts"])
+
+    def weights(self, expert, epoch):
+        """The weights (P,) of an expert after `epoch` epochs, on the CPU; -1: its last."""
+        if expert not in self.files:
+            entry = self.index["experts"][expert]
+            path = self.folder / entry["file"]
+            if not path.is_file() or sha256(path) != entry["sha256"]:
+                raise FileError(
+                    f"{path}: missing, or not the file that {INDEX} names; train it again (`dvc repro -f experts@{self.folder.name}`)"
+                )
+            self.files[expert] = safe_open(path, framework="pt").get_slice("weights")
+        row = self.at[self.index["epochs"][-1] if epoch == -1 else epoch]
+        return self.files[expert][row : row + 1][0]
+
+    def last(self, experts):
+        """The last weights (n, P) of the named experts."""
+        return torch.stack([self.weights(expert, -1) for expert in experts])
+
+
+def network_with(index, weights):
+    """The network that an index is of, with flat weights (P,)."""
+    net = build(index["net"], tuple(index["shape"]), index["num_classes"])
+    torch.nn.utils.vector_to_parameters(weights, net.parameters())
+    return net
+
+
+class Segments:
+    """Endless parts of trajectories, of `cfg.expert_epochs` epochs: the weights (P,) at their start and at their end, on the device.
+
+    Every expert is taken once before any is again; the first epoch is drawn below a bound that may grow (`upper`).
+    """
+
+    def __init__(self, trajectories, cfg, generator):
+        self.trajectories, self.cfg, self.generator = trajectories, cfg, generator
+        self.left, self.drawn = torch.empty(0, dtype=torch.long, device=generator.device), 0
+
+    def upper(self):
+        """Exclusive bound of the start epoch at this draw: it grows from `max_start_first` to `max_start` within `expand_steps` (EDF's sheet, 5.2)."""
+        first, last = self.cfg.max_start_first or self.cfg.max_start, self.cfg.max_start
+        if not self.cfg.expand_steps:
+            return last
+        return min(first + int((last - first) * self.drawn / self.cfg.expand_steps), last)
+
+    def next(self):
+        if not len(self.left):
+            self.left = torch.randperm(len(self.trajectories), generator=self.generator, device=self.generator.device)
+        expert, self.left = self.left[0].item(), self.left[1:]
+        start = torch.randint(
+            self.cfg.min_start, self.upper(), (), generator=self.generator, device=self.generator.device
+        ).item()
+        self.drawn += 1
+        pair = (self.trajectories.weights(expert, epoch) for epoch in (start, start + self.cfg.expert_epochs))
+        return tuple(weights.to(self.generator.device) for weights in pair)
+
+    def state_dict(self):
+        return {"left": self.left, "drawn": self.drawn, "rng": self.generator.get_state()}
+
+    def load_state_dict(self, state):
+        self.left, self.drawn = state["left"], state["drawn"]
+        restore(self.generator, state["rng"])
