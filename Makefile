@@ -4,12 +4,16 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 SUITES := digits ablation reduced dd tdd frepo isa matching lowrank mtt edf
 
-.PHONY: quickstart test golden repro cost report ui clean
+.PHONY: quickstart test lint golden repro cost report ui clean
 
 quickstart: .venv/installed ## the main job on the bundled digits: a CPU, minutes
 	dvc repro report@digits
 	dvc repro --single-item index
 	@echo "Report: $(CURDIR)/reports/index.html"
+
+lint: .venv/installed ## rules and format of the code, by ruff
+	ruff check lib stages tests
+	ruff format --check lib stages tests
 
 test: .venv/installed ## all tests, two files at a time
 	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile
@@ -31,7 +35,7 @@ ui: .venv/installed ## MLflow's pages, for this machine alone
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1
 
 clean: ## remove what can be computed or downloaded again; results in reports/ stay
-	rm -rf .venv .checkpoints build data .dvc/cache .dvc/tmp mlflow.db mlartifacts .pytest_cache .ruff_cache
+	rm -rf .venv .checkpoints build data .dvc/cache .dvc/tmp mlflow.db mlartifacts .tracking .pytest_cache .ruff_cache
 
 .venv/installed: requirements.lock
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed: make PYTHON=python3.12 ...')"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -43,8 +44,14 @@ def read_json(path):
         raise FileError(f"{path}: not valid JSON ({error}); delete it and run its stage again") from None
 
 
+def read_yaml(path):
+    return yaml.load(
+        Path(path).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )  # C: the same, quicker
+
+
 def write_metrics(path, means, record):
-    """Write a metrics file: means, scalars by name, for DVC's tables; and the whole record in a list, which these leave out."""
+    """Write means, scalars by name, for DVC's tables, and the whole record in a list, which the tables leave out."""
     write_json(path, {**means, "measured": [record]})
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 class Registry(Mapping):
-    """What the modules of a package offer by name. They are imported at the first look-up, so that none has to be listed.
+    """What the modules of a package offer by name. The first look-up imports them, so that none has to be listed.
 
     A recipe's fingerprint follows the entry that a row names, and no other: a new file changes no existing result.
     """
@@ -16,7 +16,7 @@ class Registry(Mapping):
         self.package, self.entries, self.complete = package, {}, False
 
     def register(self, *names, **traits):
-        """A decorator: the function or class is found under `names`, or its own name in lower case; `traits` become its attributes."""
+        """A decorator: the entry is found under `names`, or its own in lower case; `traits` become its attributes."""
 
         def add(entry):
             for name in names or (entry.__name__.lower(),):

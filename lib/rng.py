@@ -12,7 +12,10 @@ def generator(seed, *names, device="cpu"):
 
 
 def class_minibatches(count, classes, ipc, batch, per_class, gen):
-    """Indices (count, batch) of minibatches of a class-major set of `ipc` images a class: `per_class` distinct ones of each of batch / per_class classes."""
+    """Indices (count, batch) of minibatches of a class-major set of `ipc` images a class.
+
+    A minibatch has `per_class` distinct images of each of batch / per_class random classes.
+    """
     taken = torch.rand(count, classes, generator=gen, device=gen.device).argsort(1)[:, : batch // per_class]
     images = torch.rand(*taken.shape, ipc, generator=gen, device=gen.device).argsort(2)[..., :per_class]
     return (taken[..., None] * ipc + images).flatten(1)

@@ -1,1 +1,1 @@
-"""The pipeline's stages, one thin file each: read parameters, call lib, write outputs. Run as `python -m stages NAME KEY`."""
+"""The pipeline's stages, one thin file each: read the recipe, call lib, write outputs. See README.md."""

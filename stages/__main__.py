@@ -1,4 +1,4 @@
-"""The pipeline's stages: `python -m stages STAGE KEY`, where a key names a row of params.yaml; `dvc repro` calls them in their order."""
+"""The pipeline's stages: `python -m stages STAGE KEY`, with the key of a row of params.yaml. `dvc repro` runs them all."""
 
 import argparse
 import ast
@@ -46,7 +46,7 @@ def arguments():
 
 if __name__ == "__main__":
     args = arguments()
-    gc.disable()  # until the work begins: importing torch makes no garbage, and looking for some takes a quarter of the time
+    gc.disable()  # until the work begins: importing torch makes no garbage, and to look for some takes long
     from stages import common
 
     module = importlib.import_module(f"stages.{args.stage}")

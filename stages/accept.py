@@ -1,16 +1,13 @@
-"""After a change of form that changed no number (`make golden`): keep what was computed by the code as it was before."""
+"""After a change of form that changed no number (`make golden`): keep what the code computed before it."""
 
 import hashlib
 import json
 import subprocess
-from pathlib import Path
-
-import yaml
 
 from lib.config.load import load_params
 from lib.config.recipes import recipes, write_plan
 from lib.config.settings import PLAN, ParamsError, Settings
-from lib.files import read_json
+from lib.files import read_json, read_yaml
 
 from .checkpoints import CHECKPOINTS, identity, inputs_of_cell, inputs_of_experts
 
@@ -18,8 +15,8 @@ INPUTS = {"distill": inputs_of_cell, "experts": inputs_of_experts}
 
 
 def stage():
-    """Commit to dvc.lock the stages whose recipes differ in the code's fingerprint alone; what else is stale stays so."""
-    params, lock = load_params(), yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
+    """Commit to dvc.lock the stages whose recipes differ in the code's fingerprint alone; others stay stale."""
+    params, lock = load_params(), read_yaml("dvc.lock")["stages"]
     planned, accepted, unknown = recipes(params), [], []
     for address, entry in lock.items():
         name, _, key = address.partition("@")

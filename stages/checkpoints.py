@@ -1,4 +1,4 @@
-"""Where the work of a row is kept between runs: its checkpoints, and what is finished, by all that a result depends on."""
+"""What is kept of a row between runs, by all that its result depends on: checkpoints, and what is finished."""
 
 import hashlib
 import json
@@ -55,7 +55,7 @@ class Workplace:
         return self.folder / f"{name}.safetensors"
 
     def finish(self, name, record, files):
-        """Keep the record (a dict) of what is finished and the digests of its files, which are in `done`; its checkpoints go."""
+        """Keep the record (a dict) of what is finished, with the digests of its files in `done`; its checkpoints go."""
         write_json(self.done / f"{name}.record.json", {**record, "files": {path.name: sha256(path) for path in files}})
         for path in self.folder.glob(f"{name}.*"):
             path.unlink()
@@ -68,7 +68,9 @@ class Workplace:
         return record if files and all(is_same(self.done / file, digest) for file, digest in files) else None
 
     def deliver(self, names, out):
-        """Put the files of what is finished into the folder `out`, without storing them twice -> their records."""
+        """Put the files of what is finished, and no others, into `out`, without storing them twice -> the records."""
+        for path in out.glob("*"):
+            path.unlink()
         records = [self.finished(name) for name in names]
         for file in (file for record in records for file in record["files"]):
             link(self.done / file, out / file)

@@ -30,7 +30,7 @@ EXPERTS, DISTILLED, EVALUATED, REPORTS = (
 
 
 def run(stage, name, key):
-    """`stage(recipe, runtime)` for the recipe of this name and key; of a stage that DVC runs, `plan` has just written it."""
+    """`stage(recipe, runtime)` for the recipe of this name and key. DVC has run `plan`; by hand, it is run here."""
     try:
         if name in ("plan", "accept"):
             return stage()

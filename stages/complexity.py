@@ -20,9 +20,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @torch.no_grad()
 def stage(recipe, runtime):
-    """Write each class's complexity in percent, a mean over its training images, by ImageNet's ResNet18 from your folder of archives.
+    """Write each class's complexity in percent, a mean over its training images, by ImageNet's ResNet18.
 
-    Source: reference sheet of EDF, section 8. A knowing departure: pictures come at the prepared resolution and are enlarged from there.
+    The network's file is among your archives. Source: reference sheet of EDF, section 8. A knowing departure: pictures
+    come at the prepared resolution and are enlarged from there.
     """
     name, device = recipe.key, device_of(runtime)
     net = imagenet_resnet18(archives_of(runtime)).to(device).eval()

@@ -15,7 +15,7 @@ from .inputs import device_of, real_set
 
 
 def stage(recipe, runtime):
-    """Train fresh networks after each step on what the steps so far have left, for each class order and each kind of memory."""
+    """Train fresh networks after each step on the memory so far, for each class order and each kind of memory."""
     key, row, cell, device = recipe.key, recipe.row, recipe.cell, device_of(runtime)
     cfg, protocol, prov = cell.distill, recipe.protocols.protocol, provenance(device)
     print(f"{key}: {row} {protocol}\n{prov}", flush=True)

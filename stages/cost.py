@@ -13,7 +13,7 @@ SUBSET = {"classes": 10, "train": 13000}  # about, of a subset of ImageNet
 
 
 def stage(recipe, runtime):
-    """Print each cell's work and the least time that it takes on this machine, and before the first that needs them, its experts'."""
+    """Print each cell's work and the least time that it takes on this machine; its experts' before it, once."""
     params = load_params()
     tables, device, rates, described = vars(params), device_of(runtime), {}, {"none"}
 

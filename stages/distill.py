@@ -1,4 +1,4 @@
-"""Distil one cell, all its seeds: `python -m stages distill CELL`. Interrupted, it goes on from its last checkpoint; finished seeds stay."""
+"""Distil one cell, all its seeds: `python -m stages distill CELL`. Goes on from checkpoints; finished seeds stay."""
 
 from lib.config.limits import check_against_data
 from lib.data.real import part_of
@@ -69,7 +69,7 @@ def one_run(recipe, runtime, seed, step, real, work, track, stop):
 
 
 def save_seed(path, done, **meta):
-    """Write a seed's set, of all its class steps, and its set of the best accuracy on the way, where the cell asks for it -> the paths."""
+    """Write a seed's set, of all its class steps, and where the cell asks for it the best one on the way -> paths."""
     kinds = {path: [(last, progress.step) for last, progress in done]}
     if best := [(progress.best["set"], progress.best["step"]) for _, progress in done if progress.best]:
         kinds[path.with_name(f"{path.stem}-best.safetensors")] = best

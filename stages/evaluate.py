@@ -46,7 +46,7 @@ def stage(recipe, runtime):
 
 
 def sets_of(cell, protocol, folder, real, device):
-    """{kind: a DistilledSet of each seed}: the distilled ones, those of the best checkpoint where it was kept, and real images."""
+    """{kind: a DistilledSet of each seed}: distilled, of the best checkpoint where it was kept, and real images."""
     kinds, seeds = {"distilled": "seed{}.safetensors", "best_checkpoint": "seed{}-best.safetensors"}, cell.distill.seeds
     if cell.distill.select == "last":
         del kinds["best_checkpoint"]

@@ -1,4 +1,4 @@
-"""Train the experts of one row, several at once on each GPU: `python -m stages experts ROW`. Experts that are there already stay."""
+"""Train a row of experts, several at once on each GPU: `python -m stages experts ROW`. Those that are there stay."""
 
 import queue
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ def devices_of(runtime):
 
 
 def stage(recipe, runtime):
-    """Write OUT/expertN.safetensors, the kept snapshots of each, and OUT/index.json with checksums and learning curves."""
+    """Write OUT/expertN.safetensors, each one's snapshots, and OUT/index.json with checksums and learning curves."""
     key, cfg, devices = recipe.key, recipe.experts, devices_of(runtime)
     prov, real, epochs = provenance(devices[0]), real_set(cfg, devices[0]), epochs_kept(cfg)
     work, stop = Workplace(*inputs_of_experts(recipe)), stop_on_signals()

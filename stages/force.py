@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def forced():
-    """Whether a DVC command with --force started this stage; DVC itself does not tell its stages, so its command line is parsed again."""
+    """Whether a DVC command with --force started this stage. DVC does not say so: its arguments are parsed again."""
     if "DVC_STAGE" not in os.environ:
         return False
     import psutil

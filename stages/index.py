@@ -1,4 +1,4 @@
-"""The page of all suites, reports/index.html, its tables as reports/README.md, and what pairs of their rows differ by."""
+"""The page of all suites, reports/index.html, its tables as reports/README.md, and paired comparisons of rows."""
 
 from lib.files import read_json, read_metrics, write_json
 from lib.report.compare import external_rows, paired

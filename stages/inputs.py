@@ -44,9 +44,9 @@ def judge_of(cell, runtime, experts, device):
 
 
 def experts_of(recipe, runtime, num_nets, device):
-    """(what the cell's method takes of its experts, by name; the weights (1, num_nets, P) from which evaluations start, or None).
+    """(what the method takes of its experts, by name; weights (1, num_nets, P) from which evaluations start, or None).
 
-    Evaluations start from trained networks where distillation does, from held-out ones, each as often as it takes to have `num_nets`.
+    Evaluations start from trained networks where distillation does: from held-out ones, repeated up to `num_nets`.
     """
     cell = recipe.cell
     if recipe.experts is None:

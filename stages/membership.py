@@ -14,7 +14,7 @@ from .inputs import device_of, real_set
 
 
 def stage(recipe, runtime):
-    """Train networks on the distilled sets, on the images these started from and on the chunks themselves; attack each."""
+    """Train networks on the distilled sets, on the images these started from and on the chunks; attack each."""
     key, row, cell, device = recipe.key, recipe.row, recipe.cell, device_of(runtime)
     cfg, prov, protocols = cell.distill, provenance(device), recipe.protocols
     print(f"{key}: {row}\n{prov}", flush=True)

@@ -16,7 +16,7 @@ from .inputs import device_of, real_set
 
 
 def stage(recipe, runtime):
-    """Write the label- and augmentation-robust scores of each seed's set, and of its images with a teacher's outputs for labels."""
+    """Write the label- and augmentation-robust scores of each seed's set, and its accuracy with a teacher's labels."""
     key, row, cell, device = recipe.key, recipe.row, recipe.cell, device_of(runtime)
     cfg, prov, started, protocols = cell.distill, provenance(device), time.monotonic(), recipe.protocols
     print(f"{key}: {row}\n{prov}", flush=True)

@@ -1,4 +1,4 @@
-"""Fit a preprocessing (standardisation and ZCA, or word vectors) on a training set: `python -m stages whiten PREPROCESSING`."""
+"""Fit a preprocessing (standardisation and ZCA, or word vectors) on a training set: `python -m stages whiten KEY`."""
 
 from lib.data.preprocess import fit
 from lib.data.real import load_arrays

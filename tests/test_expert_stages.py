@@ -1,4 +1,4 @@
-"""Experts, the cells that take them and their report, as real DVC runs them: digits, and pictures laid out as ImageNet."""
+"""Experts, the cells that take them and their report through real DVC: digits, and pictures as ImageNet has them."""
 
 import json
 import shutil

@@ -28,7 +28,7 @@ def errors_of(tmp_path, change):
     node = copy.deepcopy(SHIPPED)
     change(node)
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(node))
+    path.write_text(yaml.dump(node, Dumper=yaml.CSafeDumper))
     with pytest.raises(ParamsError) as caught:
         load_params(path)
     return str(caught.value).splitlines()

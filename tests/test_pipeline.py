@@ -111,7 +111,8 @@ def test_words_and_forms_of_the_code_run_plan_alone(pipeline):
     assert ran(dvc(folder, "repro", "report@digits")) == ["plan"]
 
     code = "from . import ARCHITECTURES\nfrom .classic import mlp\n\n\n@ARCHITECTURES.register"
-    code += "(scalable=False, text=False, options={})\ndef mine(in_shape, num_classes):\n    return mlp(in_shape, num_classes)\n"
+    code += "(scalable=False, text=False, options={})\n"
+    code += "def mine(in_shape, num_classes):\n    return mlp(in_shape, num_classes)\n"
     (folder / "lib/networks/mine.py").write_text(code)
 
     def add(params):
@@ -157,7 +158,7 @@ def test_dvc_shows_what_an_experiment_changed_and_what_came_of_it(pipeline):
 
 
 def test_another_clone_is_handed_the_results(pipeline, project, tmp_path):
-    """A remote on this machine: what is pushed with the run cache is not computed again, though that clone has no dvc.lock."""
+    """A local remote: what is pushed with the run cache is not computed again, though the clone has no dvc.lock."""
     folder, _ = pipeline
     other = clone(project, tmp_path / "other")
     for each in (folder, other):

@@ -1,4 +1,4 @@
-"""What a result depends on: recipes of the real tree, in a copy of it that is edited, and traced beside what stages really run."""
+"""What a result depends on: recipes of the real tree, in a copy of it that is edited, and beside what stages run."""
 
 import ast
 import json
@@ -155,7 +155,7 @@ def test_imports_that_would_hide_code_are_refused(tmp_path, monkeypatch):
 
 
 def test_what_stages_run_is_in_their_recipes(tmp_path, monkeypatch):
-    """Every stage of suite digits, shortened, under a profiler: each function of ours that ran is among what the fingerprint reached."""
+    """Every stage of suite digits, shortened, under a profiler: each function that ran is one its recipe reached."""
     entries = {}
 
     def keep(named, neutral):

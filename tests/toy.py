@@ -45,9 +45,9 @@ def toy(params):
 
 def edit(folder, change):
     path = folder / "params.yaml"
-    params = yaml.safe_load(path.read_text())
+    params = yaml.load(path.read_text(), yaml.CSafeLoader)
     change(params)
-    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    path.write_text(yaml.dump(params, Dumper=yaml.CSafeDumper, sort_keys=False))
 
 
 def dvc(folder, *args, check=True):

@@ -1,4 +1,4 @@
-"""Run every stage of a folder's params.yaml in one process, and write which functions of lib and stages each of them called.
+"""Run every stage of a folder's params.yaml in one process, and write which functions of lib and stages each called.
 
 `python -m tests.trace FOLDER` -> FOLDER/ran.json: {stage/key: [[file, line], ...]}. Used by test_recipes.py.
 """
@@ -20,7 +20,7 @@ ORDER = ("prepare", "whiten", "experts", "distill", "evaluate", "continual", "me
 
 
 def traced(function, *arguments):
-    """The places, [file, line], of the functions of ours that a call runs, but for what neutral code runs for itself."""
+    """The places, [file, line], of our functions that a call runs, but for what neutral code runs for itself."""
     seen, others = set(), set()
 
     def note(frame, event, _):

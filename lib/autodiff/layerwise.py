@@ -1,12 +1,14 @@
 """First and second derivatives of a network's loss by hand, layer by layer, without a graph of a graph.
 
-A step of gradient descent is differentiated along an adjoint: the derivative of the loss's gradient along a direction of the weights
-(Pearlmutter's R-operator; forward over reverse: reference sheet of dataset distillation, section 2.2, variant E). Most layers are
-linear in their input, or bilinear in input and weights, so that tangents go through the same products as values do. Exact. Each
-gradient leaves a record of its values; the derivative along a direction needs them, and only its own tangents are computed then.
+The adjoint of a gradient-descent step needs the derivative of the loss's gradient along a direction of the weights (Pearlmutter's
+R-operator; forward over reverse: reference sheet of dataset distillation, section 2.2, variant E). Most layers are linear in their
+input, or bilinear in input and weights, so tangents go through the same products as values. The result is exact. Each gradient
+leaves a record of its values; the directional derivative reuses them and computes only tangents.
 
-A layer has four methods, called in this order: value(h), back(g), tangent(h) and pull(g), which is the tangent of `back`; h and g are
-its input and the loss's gradient by its output, the tangent of the images is None. `found` is then what its parameters get.
+A layer has four methods, called in this order. forward(h) maps its input, backward(g) maps the loss's gradient by its output to that
+by its input, forward_tangent(h) maps the tangent of its input, and backward_tangent(g) maps the tangent of the gradient. The images
+have no tangent: None. The last method of each pass that is asked for them leaves the parameters' gradients, or their tangents, in
+`grads`. `params` and `param_tangents` are set before.
 """
 
 import torch
@@ -15,46 +17,50 @@ from torch import nn
 
 from ..networks.layers import AveragePool, PooledConv, spread
 
-RECORDS = 2**28  # bytes of records that are kept from an unroll's steps for its way back
-FEW = 8  # channels, below which a product of matrices is quicker than the library's transposed convolution
+RECORD_BYTES = 2**28  # memory for the records of an unroll's steps
+FEW_CHANNELS = 8  # below it a matrix product is quicker than the library's transposed convolution
 
 
 class Bilinear:
-    """A layer of weights and a bias. Its kinds have lift, its adjoint lower, and product, by_input, by_weight and by_bias."""
+    """A layer of weights and a bias: pool(product(weight_matrix(w), unfold(h), b)).
 
-    parameters = 2
+    A subclass has product and its adjoints input_grad, weight_grad and bias_grad. The other maps are the identity by default.
+    """
 
-    def value(self, h):
-        self.matrix = self.form(self.own[0])
-        self.c = self.lift(h)
-        return self.output(self.product(self.matrix, self.c, self.own[1]))
+    num_params = 2
 
-    def back(self, g, inner, weights):
-        self.g = g = self.before(g)
-        if weights:
-            self.found = self.unform(self.by_weight(g, self.c)), self.by_bias(g)
-        return self.lower(self.by_input(self.matrix, g)) if inner else None
+    def forward(self, h):
+        self.matrix = self.weight_matrix(self.params[0])
+        self.input = self.unfold(h)
+        return self.pool(self.product(self.matrix, self.input, self.params[1]))
 
-    def tangent(self, h):
-        self.move, self.c1 = self.form(self.moves[0]), None if h is None else self.lift(h)
-        z = self.product(self.move, self.c, self.moves[1])
+    def backward(self, g, need_input, need_weights):
+        self.g = g = self.pool_adjoint(g)
+        if need_weights:
+            self.grads = self.weight_matrix_adjoint(self.weight_grad(g, self.input)), self.bias_grad(g)
+        return self.fold(self.input_grad(self.matrix, g)) if need_input else None
+
+    def forward_tangent(self, h):
+        self.matrix_tangent = self.weight_matrix(self.param_tangents[0])
+        self.input_tangent = None if h is None else self.unfold(h)
+        z = self.product(self.matrix_tangent, self.input, self.param_tangents[1])
         if h is not None:
-            z += self.product(self.matrix, self.c1, None)
-        return self.slope(z)
+            z += self.product(self.matrix, self.input_tangent, None)
+        return self.pool_tangent(z)
 
-    def pull(self, g, weights):
-        g = self.before(g)
-        if weights:
-            found = self.by_weight(g, self.c)
-            if self.c1 is not None:
-                found += self.by_weight(self.g, self.c1)
-            self.found = self.unform(found), self.by_bias(g)
-        return self.lower(self.by_input(self.matrix, g).add_(self.by_input(self.move, self.g)))
+    def backward_tangent(self, g, need_weights):
+        g = self.pool_adjoint(g)
+        if need_weights:
+            weight_grad = self.weight_grad(g, self.input)
+            if self.input_tangent is not None:
+                weight_grad += self.weight_grad(self.g, self.input_tangent)
+            self.grads = self.weight_matrix_adjoint(weight_grad), self.bias_grad(g)
+        return self.fold(self.input_grad(self.matrix, g).add_(self.input_grad(self.matrix_tangent, self.g)))
 
-    def form(self, w):
-        return w
+    def _identity(self, tensor):
+        return tensor
 
-    unform = lift = lower = output = slope = before = form
+    weight_matrix = weight_matrix_adjoint = unfold = fold = pool = pool_tangent = pool_adjoint = _identity
 
 
 class Conv(Bilinear):
@@ -63,21 +69,21 @@ class Conv(Bilinear):
     def __init__(self, module):
         self.padding = list(module.padding)
 
-    def product(self, w, c, b):
-        return F.conv2d(c, w, b, padding=self.padding)
+    def product(self, w, x, b):
+        return F.conv2d(x, w, b, padding=self.padding)
 
-    def _backward(self, g, c, w, mask):
-        return torch.ops.aten.convolution_backward(g, c, w, None, [1, 1], self.padding, [1, 1], False, [0, 0], 1, mask)
+    def _backward(self, g, x, w, mask):
+        return torch.ops.aten.convolution_backward(g, x, w, None, [1, 1], self.padding, [1, 1], False, [0, 0], 1, mask)
 
-    def by_input(self, w, g):
-        if self.c.shape[1] < FEW:
-            return F.fold(w.flatten(1).T @ g.flatten(2), self.c.shape[2:], w.shape[2:], padding=self.padding)
-        return self._backward(g, self.c, w, [True, False, False])[0]
+    def input_grad(self, w, g):
+        if self.input.shape[1] < FEW_CHANNELS:
+            return F.fold(w.flatten(1).T @ g.flatten(2), self.input.shape[2:], w.shape[2:], padding=self.padding)
+        return self._backward(g, self.input, w, [True, False, False])[0]
 
-    def by_weight(self, g, c):
-        return self._backward(g, c, self.matrix, [False, True, False])[1]
+    def weight_grad(self, g, x):
+        return self._backward(g, x, self.matrix, [False, True, False])[1]
 
-    def by_bias(self, g):
+    def bias_grad(self, g):
         return g.sum((0, 2, 3))
 
 
@@ -87,40 +93,40 @@ class Dense(Bilinear):
     def __init__(self, module):
         pass
 
-    def product(self, w, c, b):
-        return w @ c if b is None else torch.addmm(b[:, None], w, c)
+    def product(self, w, x, b):
+        return w @ x if b is None else torch.addmm(b[:, None], w, x)
 
-    def by_input(self, w, g):
+    def input_grad(self, w, g):
         return w.T @ g
 
-    def by_weight(self, g, c):
-        return g @ c.T
+    def weight_grad(self, g, x):
+        return g @ x.T
 
-    def by_bias(self, g):
+    def bias_grad(self, g):
         return g.sum(1)
 
 
-class DensePatches(Dense):
-    """A PooledConv, its maximum over the four places included, batch last (K, H, W, B): a matrix times the patches of the input."""
+class Im2colPooledConv(Dense):
+    """A PooledConv with its maximum over 2 x 2 places, batch last (K, H, W, B): a matrix times the input's patches (im2col)."""
 
     def __init__(self, module):
         self.padding, self.kernel, self.places = module.padding[0], module.kernel_size[0] + 1, module.places
 
-    def form(self, w):
+    def weight_matrix(self, w):
         self.filters = w.shape
         return (w.flatten(2) @ self.places).unflatten(2, (4, -1)).transpose(1, 2).reshape(4 * len(w), -1)
 
-    def product(self, w, c, b):
-        return super().product(w, c, None if b is None else b.repeat_interleave(4))
-
-    def unform(self, matrix):
+    def weight_matrix_adjoint(self, matrix):
         out, channels = self.filters[:2]
         return matrix.view(out, 4, channels, -1).transpose(1, 2).reshape(out, channels, -1) @ self.places.T
 
-    def by_bias(self, g):
+    def product(self, w, x, b):
+        return super().product(w, x, None if b is None else b.repeat_interleave(4))
+
+    def bias_grad(self, g):
         return g.view(len(g) // 4, -1).sum(1)
 
-    def lift(self, h):
+    def unfold(self, h):
         h = F.pad(h, (0, 0, *[self.padding] * 4)).contiguous()
         self.padded, k = h.shape, self.kernel
         channels, height, width, batch = h.shape
@@ -128,7 +134,8 @@ class DensePatches(Dense):
         c, i, j, b = h.stride()
         return h.as_strided(self.size, (c, i, j, 2 * i, 2 * j, b)).reshape(channels * k * k, -1)
 
-    def lower(self, columns):
+    def fold(self, columns):
+        """The adjoint of unfold (col2im): along the width, then along the height."""
         patches, (height, width, batch) = columns.view(self.size), self.size[3:]
         rows = patches.new_zeros(*self.size[:2], height, self.padded[2], batch)
         for j in range(self.kernel):
@@ -139,41 +146,41 @@ class DensePatches(Dense):
         inside = slice(self.padding, -self.padding or None)
         return h[:, inside, inside]
 
-    def output(self, z):  # (4 O, n) -> (O, h, w, B)
-        value = z.view(-1, 2, 2, *self.size[3:])  # two rows of two places
-        self.right = value[:, :, 1] > value[:, :, 0]
-        rows = torch.maximum(value[:, :, 0], value[:, :, 1])
+    def pool(self, z):  # (4 O, n) -> (O, h, w, B)
+        z = z.view(-1, 2, 2, *self.size[3:])  # two rows of two places
+        self.right = z[:, :, 1] > z[:, :, 0]
+        rows = torch.maximum(z[:, :, 0], z[:, :, 1])
         self.below = rows[:, 1] > rows[:, 0]
         return torch.maximum(rows[:, 0], rows[:, 1])
 
-    def slope(self, z):
+    def pool_tangent(self, z):
         z = z.view(-1, 2, 2, *self.size[3:])
         rows = torch.where(self.right, z[:, :, 1], z[:, :, 0])
         return torch.where(self.below, rows[:, 1], rows[:, 0])
 
-    def before(self, g):
-        """The adjoint of `output`: to the place that had the maximum, the first of equals."""
+    def pool_adjoint(self, g):
+        """The gradient goes to the place of the maximum, to the first one if several are equal."""
         rows = torch.stack((g * ~self.below, g * self.below), 1)
         right = rows * self.right
         return torch.stack((rows - right, right), 2).view(4 * len(g), -1)
 
 
-class Norm:
-    """A group norm, batch first: z = w n + b, where n = r (h - mean h) and r is one over the deviation; means are over a group's numbers.
+class GroupNorm:
+    """A group norm, batch first: z = w n + b, n = r (h - mean h), r = 1 / standard deviation; means are over a group's numbers.
 
-    tangent: n' = r (h' - mean h' - n mean(n h')), r' = -r r mean(n h'), z' = w n' + w' n + b'.
-    back: with a = w g, out = r (a - mean a - n mean(n a)); pull: its derivative, with a' = w g' + w' g,
+    A stroke ' marks a tangent. forward_tangent: n' = r (h' - mean h' - n mean(n h')), r' = -r r mean(n h'), z' = w n' + w' n + b'.
+    backward: out = r (a - mean a - n mean(n a)) with a = w g. backward_tangent: with a' = w g' + w' g,
     out' = r (a' - mean a' - n' mean(n a) - n (mean(n' a) + mean(n a'))) + r' / r out.
-    In the code a 1 stands for the stroke; p and q are sums of g n and of g over a channel's positions, share is mean(n a), falling -r' / r.
+    weight_grads and bias_grads (B, C) are the sums of g n and of g over a channel's positions, mean_na is mean(n a).
     """
 
-    parameters = 2
+    num_params = 2
 
     def __init__(self, module):
         self.groups, self.eps = module.num_groups, module.eps
 
-    def by_group(self, sums):
-        """Sums (B, C) over a channel's positions -> their mean over its group's numbers (B, C, 1, 1)."""
+    def group_mean(self, sums):
+        """Sums (B, C) over a channel's positions -> means over its group's numbers (B, C, 1, 1)."""
         b, channels = sums.shape
         mean = sums.view(b, self.groups, -1).mean(2, keepdim=True) / self.area
         return mean.expand(-1, -1, channels // self.groups).reshape(b, channels, 1, 1)
@@ -182,127 +189,123 @@ class Norm:
     def dot(a, b):
         return torch.linalg.vecdot(a.flatten(2), b.flatten(2))
 
-    def value(self, h):
-        b, channels, height, width = h.shape
-        self.area = height * width
-        self.n, _, r = torch.native_group_norm(
-            h.contiguous(), None, None, b, channels, self.area, self.groups, self.eps
-        )
+    def forward(self, h):
+        b, channels, self.area = len(h), h.shape[1], h[0, 0].numel()
+        sizes = b, channels, self.area, self.groups
+        self.n, _, r = torch.native_group_norm(h.contiguous(), None, None, *sizes, self.eps)
         self.r = r.repeat_interleave(channels // self.groups, 1)[:, :, None, None]
-        self.scale = self.own[0][:, None, None]
-        return torch.addcmul(self.own[1][:, None, None], self.n, self.scale)
+        self.w = self.params[0][:, None, None]
+        return torch.addcmul(self.params[1][:, None, None], self.n, self.w)
 
-    def back(self, g, inner, weights):
-        self.g, self.p, self.q = g, self.dot(g, self.n), g.sum((2, 3))
-        if weights:
-            self.found = self.p.sum(0), self.q.sum(0)
-        self.share = self.by_group(self.p * self.own[0])
-        out = g * (self.r * self.scale)
-        out.addcmul_(self.n, -self.r * self.share)
-        self.out = out.sub_(self.r * self.by_group(self.q * self.own[0]))
+    def backward(self, g, need_input, need_weights):
+        self.g, self.weight_grads, self.bias_grads = g, self.dot(g, self.n), g.sum((2, 3))
+        if need_weights:
+            self.grads = self.weight_grads.sum(0), self.bias_grads.sum(0)
+        self.mean_na = self.group_mean(self.weight_grads * self.params[0])
+        out = g * (self.r * self.w)
+        out.addcmul_(self.n, -self.r * self.mean_na)
+        self.out = out.sub_(self.r * self.group_mean(self.bias_grads * self.params[0]))
         return out
 
-    def tangent(self, h):
-        self.falling = self.r * self.by_group(self.dot(self.n, h))  # of r, over r, with its sign turned
+    def forward_tangent(self, h):
+        self.neg_dlog_r = self.r * self.group_mean(self.dot(self.n, h))  # -r' / r
         n = h * self.r
-        n.addcmul_(self.n, -self.falling)
-        self.n1 = n.sub_(self.r * self.by_group(h.sum((2, 3))))
-        return torch.addcmul(self.moves[1][:, None, None], n, self.scale).addcmul_(self.n, self.moves[0][:, None, None])
+        n.addcmul_(self.n, -self.neg_dlog_r)
+        self.n_tangent = n.sub_(self.r * self.group_mean(h.sum((2, 3))))
+        w, b = (tangent[:, None, None] for tangent in self.param_tangents)
+        return torch.addcmul(b, n, self.w).addcmul_(self.n, w)
 
-    def pull(self, g, weights):
-        w, move = self.own[0], self.moves[0]
-        p, q, turned = self.dot(g, self.n), g.sum((2, 3)), self.dot(self.g, self.n1)
-        if weights:
-            self.found = (p + turned).sum(0), q.sum(0)
-        share = self.by_group(p * w + self.p * move + turned * w)
-        out = g * (self.r * self.scale)
-        out.addcmul_(self.g, self.r * move[:, None, None]).addcmul_(self.n1, -self.r * self.share).addcmul_(
-            self.n, -self.r * share
-        )
-        return out.addcmul_(self.out, -self.falling).sub_(self.r * self.by_group(q * w + self.q * move))
+    def backward_tangent(self, g, need_weights):
+        w, w_tangent = self.params[0], self.param_tangents[0]
+        weight_grads, bias_grads, turned = self.dot(g, self.n), g.sum((2, 3)), self.dot(self.g, self.n_tangent)
+        if need_weights:
+            self.grads = (weight_grads + turned).sum(0), bias_grads.sum(0)
+        mean_na = self.group_mean(weight_grads * w + self.weight_grads * w_tangent + turned * w)
+        out = g * (self.r * self.w)
+        out.addcmul_(self.g, self.r * w_tangent[:, None, None])
+        out.addcmul_(self.n_tangent, -self.r * self.mean_na).addcmul_(self.n, -self.r * mean_na)
+        bias_term = self.r * self.group_mean(bias_grads * w + self.bias_grads * w_tangent)
+        return out.addcmul_(self.out, -self.neg_dlog_r).sub_(bias_term)
 
 
-class Fixed:
-    """A layer without parameters that is linear between kinks: values and tangents go one way, gradients the other."""
+class PiecewiseLinear:
+    """A layer without parameters that is linear between kinks: jvp maps values and tangents, its adjoint vjp gradients."""
 
-    parameters = 0
+    num_params = 0
 
     def __init__(self, module):
         self.module = module
 
-    def value(self, h):
+    def forward(self, h):
         self.shape = h.shape
-        return self.forth(h)
+        return self.jvp(h)
 
-    def tangent(self, h):
-        return h if h is None else self.forth(h)
+    def forward_tangent(self, h):
+        return h if h is None else self.jvp(h)
 
-    def back(self, g, inner, weights):
-        return self.fro(g)
+    def backward(self, g, need_input, need_weights):
+        return self.vjp(g)
 
-    def pull(self, g, weights):
-        return self.fro(g)
+    def backward_tangent(self, g, need_weights):
+        return self.vjp(g)
 
 
-class Rectifier(Fixed):
-    def value(self, h):
+class ReLU(PiecewiseLinear):
+    def forward(self, h):
         self.h = h.clamp_min_(0)
         return self.h
 
-    def forth(self, h):
+    def jvp(self, h):
         return torch.ops.aten.threshold_backward(h, self.h, 0)
 
-    fro = forth
+    vjp = jvp
 
 
-class Pool(Fixed):
-    def forth(self, h):
+class Pool(PiecewiseLinear):
+    def jvp(self, h):
         return self.module(h)
 
-    def fro(self, g):
+    def vjp(self, g):
         return spread(g, self.shape)
 
 
-class BatchLast(Fixed):
-    def forth(self, h):
+class BatchLast(PiecewiseLinear):
+    def jvp(self, h):
         return h.movedim(0, -1)
 
-    def fro(self, g):
+    def vjp(self, g):
         return g.movedim(-1, 0)
 
 
-class Flatten(Fixed):
+class Flatten(PiecewiseLinear):
     """(K, H, W, B) -> (F, B)."""
 
-    def forth(self, h):
+    def jvp(self, h):
         return h.flatten(0, -2)
 
-    def fro(self, g):
+    def vjp(self, g):
         return g.view(self.shape)
 
 
-class Columns(Fixed):
+class FlattenBatchLast(PiecewiseLinear):
     """(B, K, H, W) -> (F, B)."""
 
-    def forth(self, h):
+    def jvp(self, h):
         return h.flatten(1).T.contiguous()
 
-    def fro(self, g):
+    def vjp(self, g):
         return g.T.reshape(self.shape)
 
 
-LAYERS = {
-    nn.Linear: Dense,
-    PooledConv: DensePatches,
-    nn.Conv2d: Conv,
-    nn.GroupNorm: Norm,
-    nn.ReLU: Rectifier,
-    AveragePool: Pool,
-}
+LAYERS = {nn.Linear: Dense, PooledConv: Im2colPooledConv, nn.Conv2d: Conv, nn.GroupNorm: GroupNorm}
+LAYERS |= {nn.ReLU: ReLU, AveragePool: Pool}
 
 
-def tape_of(flat, compiled="none"):
-    """The Tape of an unroll.Flat network; None where one of its layers is of another kind. compiled: a mode of torch.compile, or 'none'."""
+def layerwise_derivatives(flat, compiled="none"):
+    """The LayerwiseDerivatives of an unroll.Flat network, or None if it has a layer of another kind.
+
+    compiled: a mode of torch.compile, or 'none'.
+    """
     if not isinstance(flat.net.body, nn.Sequential):
         return None
     modules = [module for module in (*flat.net.body, flat.net.head) if type(module) not in (nn.Flatten, nn.Identity)]
@@ -312,122 +315,127 @@ def tape_of(flat, compiled="none"):
     plan = [(LAYERS[type(module)], module) for module in modules]
     dense = next(i for i, (kind, _) in enumerate(plan) if kind is Dense)
     if any(kind is Conv for kind, _ in plan):
-        plan.insert(dense, (Columns, None))
+        plan.insert(dense, (FlattenBatchLast, None))
     else:
         plan = [(BatchLast, None), *plan[:dense], (Flatten, None), *plan[dense:]]
-    return Tape(plan, list(flat.shapes.values()), compiled)
+    return LayerwiseDerivatives(plan, list(flat.shapes.values()), compiled)
 
 
 class Record:
-    """What a gradient leaves: the layers with their values, the probabilities (C, B) and the labels."""
+    """What a gradient leaves: the layers with their values, the probabilities p (C, B) and the labels y (C, B)."""
 
     def __init__(self, layers, p, y):
         self.layers, self.p, self.y = layers, p, y
 
     def nbytes(self):
-        """Bytes of the tensors in it, each memory once."""
+        """Bytes of its tensors, each storage once."""
         tensors = [t for layer in self.layers for t in vars(layer).values() if isinstance(t, torch.Tensor)]
         return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-class Tape:
-    """The derivatives of a network's mean cross-entropy on images x (B, K, H, W) with labels y (B, C), C above 1, as they are.
+class LayerwiseDerivatives:
+    """Derivatives of a network's mean cross-entropy on images x (B, K, H, W) with labels y (B, C), C > 1, not normalised.
 
-    plan: pairs of a layer's kind and its module; shapes: of the parameters, in their order; compiled: how `first` and `anew` run.
+    plan: pairs of a layer's kind and its module; shapes: of the parameters, in their order; compiled: how `gradient_only` and
+    `directional_derivative_at` run.
     """
 
     def __init__(self, plan, shapes, compiled="none"):
         self.plan, self.shapes = plan, shapes
         self.sizes = [shape.numel() for shape in shapes]
-        self.keeps = compiled == "none"  # records: from compiled code they would be costlier than what they save
-        if not self.keeps:
-            self.first, self.anew = (
-                torch.compile(run, mode=compiled, dynamic=False) for run in (self.first, self.anew)
-            )
+        self.keep_records = compiled == "none"  # out of compiled code a record would cost more than it saves
+        if not self.keep_records:
+            self.gradient_only = torch.compile(self.gradient_only, mode=compiled, dynamic=False)
+            self.directional_derivative_at = torch.compile(self.directional_derivative_at, mode=compiled, dynamic=False)
 
     def _views(self, theta, layers):
-        """Each layer's part of a flat vector (P,)."""
+        """Each layer's tensors of a flat vector (P,)."""
         views = iter([piece.view(shape) for piece, shape in zip(theta.split(self.sizes), self.shapes)])
-        return [[next(views) for _ in range(layer.parameters)] for layer in layers]
+        return [[next(views) for _ in range(layer.num_params)] for layer in layers]
 
     @staticmethod
-    def _found(layers):
-        return torch.cat([part.reshape(-1) for layer in layers if layer.parameters for part in layer.found])
+    def _flat_grads(layers):
+        return torch.cat([grad.reshape(-1) for layer in layers if layer.num_params for grad in layer.grads])
 
-    def gradient(self, theta, x, y, weights=True):
-        """By the weights theta (P,) -> (P,), the logits (B, C) and the Record. weights False: the record alone is wanted, no gradient."""
+    def gradient(self, theta, x, y, need_weights=True):
+        """The gradient (P,) by the weights theta (P,), the logits (B, C) and the Record; need_weights False: no gradient, None."""
         layers, h = [kind(module) for kind, module in self.plan], x
-        for layer, own in zip(layers, self._views(theta, layers)):
-            layer.own = own
-            h = layer.value(h)
+        for layer, params in zip(layers, self._views(theta, layers)):
+            layer.params = params
+            h = layer.forward(h)
         logits, y = h, y.T
         p = logits.softmax(0)
         g = (y.sum(0) * p - y).div_(y.shape[1])
-        first = next(i for i, layer in enumerate(layers) if layer.parameters)
+        first = next(i for i, layer in enumerate(layers) if layer.num_params)
         for index in reversed(range(first, len(layers))):
-            g = layers[index].back(g, index > first, weights)
-        return self._found(layers) if weights else None, logits.T, Record(layers, p, y)
+            g = layers[index].backward(g, index > first, need_weights)
+        return self._flat_grads(layers) if need_weights else None, logits.T, Record(layers, p, y)
 
-    def along(self, record, direction, weights=True):
-        """The gradient's derivative along `direction` (P,): (the loss's own slope (), by the weights (P,) or None, by the images, by the labels)."""
+    def directional_derivative(self, record, direction, need_weights=True):
+        """Derivatives along `direction` (P,) of the weights, at a record's values.
+
+        Returns that of the loss (), and those of its gradients by the weights (P,), or None without need_weights, by the images
+        (B, K, H, W) and by the labels (B, C).
+        """
         layers, p, y, h = record.layers, record.p, record.y, None
-        for layer, moves in zip(layers, self._views(direction, layers)):
-            layer.moves = moves
-            h = layer.tangent(h)
-        slopes = h - (p * h).sum(0)  # of the log-probabilities
+        for layer, tangents in zip(layers, self._views(direction, layers)):
+            layer.param_tangents = tangents
+            h = layer.forward_tangent(h)
+        log_p_tangent = h - (p * h).sum(0)
         total, n = y.sum(0), y.shape[1]
         slope = ((total * p - y) * h).sum() / n
-        g = (total * p * slopes).div_(n)
+        g = (total * p * log_p_tangent).div_(n)
         for layer in reversed(layers):
-            g = layer.pull(g, weights)
-        return slope, self._found(layers) if weights else None, g, -slopes.T / n
+            g = layer.backward_tangent(g, need_weights)
+        return slope, self._flat_grads(layers) if need_weights else None, g, -log_p_tangent.T / n
 
-    def first(self, theta, x, y):
-        """The gradient alone."""
+    def gradient_only(self, theta, x, y):
+        """The gradient (P,), without a record."""
         return self.gradient(theta, x, y)[0]
 
-    def anew(self, theta, x, y, direction, weights=True):
-        """`along` without a record."""
-        return self.along(self.gradient(theta, x, y, weights=False)[2], direction, weights)
+    def directional_derivative_at(self, theta, x, y, direction, need_weights=True):
+        """`directional_derivative` without a record: the values are computed again."""
+        return self.directional_derivative(self.gradient(theta, x, y, need_weights=False)[2], direction, need_weights)
 
 
-class Descent:
-    """Gradient descent of one network's weights (1, P) at the rates (T,), on what `batch(t, x, y)` makes of the set: a step for `unroll`.
+class GradientDescent:
+    """A step for `unroll`: gradient descent of one network's weights (1, P) at the rates (T,) on `minibatch(t, x, y)` of the set.
 
     frozen: as if each step's weights were constants (TESLA's approximation: no Hessian products).
     """
 
-    def __init__(self, tape, batch, frozen=False):
-        self.tape, self.batch, self.frozen, self.kept, self.left = tape, batch, frozen, {}, RECORDS
+    def __init__(self, derivatives, minibatch, frozen=False):
+        self.derivatives, self.minibatch, self.frozen = derivatives, minibatch, frozen
+        self.records, self.bytes_left = {}, RECORD_BYTES
 
     def __call__(self, t, state, rates, x, y):
-        if self.tape.keeps:
-            found, _, record = self.tape.gradient(state[0][0], *self.batch(t, x, y))
-            if (size := record.nbytes()) <= self.left:
-                self.kept[t], self.left = record, self.left - size
+        if self.derivatives.keep_records:
+            grad, _, record = self.derivatives.gradient(state[0][0], *self.minibatch(t, x, y))
+            if (size := record.nbytes()) <= self.bytes_left:
+                self.records[t], self.bytes_left = record, self.bytes_left - size
         else:
-            found = self.tape.first(state[0][0], *self.batch(t, x, y))
-        return (torch.sub(state[0], found * rates[t]),)
+            grad = self.derivatives.gradient_only(state[0][0], *self.minibatch(t, x, y))
+        return (torch.sub(state[0], grad * rates[t]),)
 
     def pullback(self, t, state, inputs, adjoint, totals):
-        rates, *own = (tensor.detach() for tensor in inputs)
+        rates, *leaves = (tensor.detach() for tensor in inputs)
         with torch.enable_grad():
-            leaves = [tensor.requires_grad_(total is not None) for tensor, total in zip(own, totals[1:])]
-            images, labels = self.batch(t, *leaves)
-        if record := self.kept.pop(t, None):
-            parts = self.tape.along(record, adjoint[0][0], not self.frozen)
+            leaves = [leaf.requires_grad_(total is not None) for leaf, total in zip(leaves, totals[1:])]
+            images, labels = self.minibatch(t, *leaves)
+        direction, need_weights = adjoint[0][0], not self.frozen
+        if record := self.records.pop(t, None):
+            derivatives = self.derivatives.directional_derivative(record, direction, need_weights)
         else:
-            parts = self.tape.anew(state[0][0], images.detach(), labels.detach(), adjoint[0][0], not self.frozen)
-        slope, by_weight, by_image, by_label = parts
+            images_labels = images.detach(), labels.detach()
+            derivatives = self.derivatives.directional_derivative_at(
+                state[0][0], *images_labels, direction, need_weights
+            )
+        slope, by_weights, by_images, by_labels = derivatives
         if totals[0] is not None:
             totals[0][t] -= slope
+        outputs = [(images, by_images), (labels, by_labels)]
+        outputs, output_grads = zip(*((out, grad * -rates[t]) for out, grad in outputs if out.requires_grad))
         learned = [(leaf, total) for leaf, total in zip(leaves, totals[1:]) if total is not None]
-        results = [
-            (made, by * -rates[t]) for made, by in ((images, by_image), (labels, by_label)) if made.requires_grad
-        ]
-        found = torch.autograd.grad(
-            [made for made, _ in results], [leaf for leaf, _ in learned], [by for _, by in results]
-        )
-        for (_, total), part in zip(learned, found):
-            total += part
-        return adjoint if self.frozen else (adjoint[0] - by_weight * rates[t],)
+        for (_, total), grad in zip(learned, torch.autograd.grad(outputs, [leaf for leaf, _ in learned], output_grads)):
+            total += grad
+        return adjoint if self.frozen else (adjoint[0] - by_weights * rates[t],)

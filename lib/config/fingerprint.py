@@ -1,8 +1,9 @@
-"""What code a result depends on: the definitions that are reached from a few entry points, hashed without comments, docstrings and formatting.
+"""What code a result depends on: the definitions that entry points reach, without comments, docstrings, formatting.
 
-The project's modules are read, not run. From a definition every name that it mentions is followed, to its own module's definitions or
-through imports; of a module that is reached, statements other than definitions count too. What is found by name at run time stands in a
-Registry, whose entries the caller gives as entry points. Nothing else in lib or stages is looked up dynamically (the tests trace it).
+The project's modules are read, not run. From a definition every name that it mentions is followed, to definitions of
+its own module or through imports. Of a module that is reached, statements other than definitions count too. What is
+found by name at run time stands in a Registry, and the caller gives the entries that a row uses as entry points.
+Nothing else in lib or stages is looked up dynamically; tests/test_recipes.py compares with what stages run.
 """
 
 import ast
@@ -38,7 +39,7 @@ def reach(entries, neutral=NEUTRAL):
 
 
 class Module:
-    """A file's statements: `definitions` {name: nodes}, `imports` {name: (module, name or None for a module)}, and all `others`."""
+    """A file's `definitions` {name: nodes}, `imports` {name: (module, name; None for a module)}, and `others`."""
 
     def __init__(self, name, path):
         self.name, self.definitions, self.imports, self.others = name, {}, {}, []
@@ -100,7 +101,7 @@ def is_docstring(node):
 
 @cache
 def mentioned(module, name):
-    """What a definition leads to, as entries. The name None stands for a module's other statements; "*" for all of it."""
+    """What a definition leads to, as entries. Name None: a module's other statements; "*": all of it."""
     own = module_of(module)
     if name == "*":
         return [(module, None), *((module, each) for each in own.definitions)]
@@ -142,7 +143,7 @@ def meaning(module, name):
 
 
 def dump(node):
-    """A syntax tree as text: without positions, docstrings and what one Python's trees have empty and another's lack."""
+    """A syntax tree as text, without positions, docstrings and fields that only some versions of Python have."""
     if isinstance(node, list):
         return f"[{','.join(map(dump, node))}]"
     if not isinstance(node, ast.AST):

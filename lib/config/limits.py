@@ -1,4 +1,4 @@
-"""What a cell's data and network allow, beyond what its row alone can tell; also asked by the stage, which sees the data."""
+"""What a cell's data and network allow, beyond what its row can tell. The stage, which sees the data, asks too."""
 
 from functools import cache
 
@@ -15,7 +15,7 @@ def real_images(cfg, shape):
 
 
 def check_against_data(key, cfg, real):
-    """What a user's own folder or a chunk tells only now; ParamsError as of the file. cfg: models.Distill; real: a RealSet."""
+    """Refuse what only the data show to be wrong, as ParamsError. cfg: models.Distill; real: a RealSet."""
     path = f"params.yaml: cells.{key}.distill"
     if real.num_classes % cfg.class_steps:
         raise ParamsError(f"{path}.class_steps: found {cfg.class_steps}; must divide the {real.num_classes} classes")
@@ -47,6 +47,6 @@ def singular_kernel(cfg, shape, classes):
 
 @cache
 def feature_width(net, shape):
-    """Features of a network on images of `shape`, without allocating its weights; ValueError where it does not fit them."""
+    """Features of a network on images of `shape`, its weights not allocated; ValueError where it does not fit."""
     with torch.device("meta"):
         return build(net, shape, 2).feature_width

@@ -1,12 +1,11 @@
 """params.yaml -> its checked rows. Every error of the file is found at once, before any compute.
 
-An error names the key's path, the value found and what is allowed. A cell's `distill` section holds only what differs from its method's
-defaults (`methods.NAME`); a section that is read knows every one of its keys.
+An error names the key's path, the value found and what is allowed. A cell's `distill` section holds only what differs
+from its method's defaults (`methods.NAME`); a section that is read knows every one of its keys.
 """
 
 import difflib
 import re
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
 
@@ -14,10 +13,10 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..data.sources import SOURCES
+from ..files import read_yaml
 from . import checks, models
 from .settings import ParamsError, Settings
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C, where PyYAML was built with it
 KEY = r"[A-Za-z0-9_-]+"  # a key is a file's name and a part of a command line
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 ROWS = {  # the model of a table's rows, and the check of each against the others
@@ -35,9 +34,9 @@ APPLICATIONS = ("continual", "membership", "scores")
 
 
 def load_params(path="params.yaml"):
-    """Read and check a whole parameter file -> its tables by name, rows by key. ParamsError lists all that is wrong, a line each."""
+    """Read and check a parameter file -> its tables by name, rows by key. ParamsError has a line for each error."""
     try:
-        node = yaml.load(Path(path).read_text(encoding="utf-8"), LOADER)
+        node = read_yaml(path)
     except FileNotFoundError:
         raise ParamsError(f"{path}: not found; run from the repository's root") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -69,9 +68,7 @@ class Reader:
 
     def read(self, node):
         top, known = self.mapping(node, "(top level)"), ["runtime", "suites", "methods", *ROWS]
-        self.errors += [
-            f"{key}: found ...; unknown table; known are {', '.join(known)}" for key in top if key not in known
-        ]
+        self.errors += [f"{key}: unknown table; known are {', '.join(known)}" for key in top if key not in known]
         kinds = {name: "a list of names" if name == "suites" else "a mapping" for name in known if name not in top}
         self.errors += [f"{name}: missing; must be {kind}" for name, kind in kinds.items()]
         given = {name: self.mapping(top[name], name) for name in known if name in top and name != "suites"}
@@ -92,9 +89,7 @@ class Reader:
             if not re.fullmatch(KEY, key):
                 self.error(path, key, "a key may hold letters, digits, - and _ alone")
             elif name in APPLICATIONS and key not in self.names["cells"]:
-                self.error(
-                    path, key, "a row's key is that of the cell whose distilled sets it is about; there is no such cell"
-                )
+                self.error(path, key, "a row's key is that of the cell whose sets it is about; there is no such cell")
             elif name != "cells" or (row := self.with_defaults(row, path, given.get("methods", {}))):
                 row = self.mapping(row, path)
                 source = entry(data, row.get("dataset")).get("source") if name == "preprocessing" else None
@@ -110,11 +105,8 @@ class Reader:
             return None
         if "distill" not in row:
             return row
-        defaults, own = (
-            self.mapping(methods.get(method), f"methods.{method}"),
-            self.mapping(row["distill"], f"{path}.distill"),
-        )
-        return row | {"distill": {**defaults, **own, "method": method}}
+        defaults = self.mapping(methods.get(method), f"methods.{method}")
+        return row | {"distill": {**defaults, **self.mapping(row["distill"], f"{path}.distill"), "method": method}}
 
     def validated(self, kind, value, path):
         """`value` as `kind`; None where it is wrong, which is then among the errors, a line for each key."""
@@ -131,9 +123,10 @@ class Reader:
             name, known = location.pop(0), kind.model_fields
             path = f"{path}.{name}"
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
+                free = [key for key, field in known.items() if not is_fixed(field)]
+                near = difflib.get_close_matches(name, free, 1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
-                return f"{path}: found {value[name]!r}; unknown key{hint}; known are {', '.join(known)}"
+                return f"{path}: found {value[name]!r}; unknown key{hint}; known are {', '.join(free)}"
             words = known[name].description or describe(known[name].annotation, known[name].metadata)
             if name not in value:
                 return f"{path}: missing; must be {words}"
@@ -160,6 +153,15 @@ def entry(table, name):
     """The mapping of this name in a table; an empty one where there is none, or where the name is no text."""
     found = table.get(name) if isinstance(name, str) else None
     return found if isinstance(found, dict) else {}
+
+
+def is_fixed(field):
+    """Whether a field has one value, so that nobody writes it."""
+    return (
+        field.annotation is type(None)
+        or len(get_args(field.annotation)) == 1
+        and get_origin(field.annotation) is Literal
+    )
 
 
 def describe(kind, metadata=()):

@@ -1,4 +1,4 @@
-"""What params.yaml may say: a pydantic model for each kind of row. checks.py has what rows say of each other, load.py words the errors."""
+"""What params.yaml may say: a pydantic model for each kind of row. checks.py compares rows, load.py words errors."""
 
 from math import isfinite
 from typing import Annotated, Literal
@@ -34,15 +34,12 @@ def at_least(bound):
 
 
 def tuple_of(kind):
-    return Annotated[
-        tuple[kind, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-    ]
+    return Annotated[tuple[kind, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 
 
 def distinct(test, allowed):
-    return checked(
-        Items, lambda vs: len(set(vs)) == len(vs) > 0 and all(map(test, vs)), f"a list of distinct {allowed}"
-    )
+    words = f"a list of distinct {allowed}"
+    return checked(Items, lambda vs: len(set(vs)) == len(vs) > 0 and all(map(test, vs)), words)
 
 
 def one_of(*choices):
@@ -50,7 +47,7 @@ def one_of(*choices):
 
 
 def key_of(table):
-    """A reference to a row of another table; the validation's context has the tables, without which any name will do."""
+    """The key of a row of another table. The validation's context has the tables; without it any name will do."""
 
     def known(name, info: ValidationInfo):
         if info.context and name not in info.context[table]:
@@ -67,6 +64,7 @@ def network_name(name):
 
 Positive = checked(float, lambda v: 0 < v < float("inf"), "above 0 and finite")
 Fraction = checked(float, lambda v: 0 <= v <= 1, "between 0 and 1")
+Share = checked(float, lambda v: 0 <= v < 1, "at least 0 and below 1")
 Count, Natural, Items, Numbers = at_least(1), at_least(0), tuple_of(int), tuple_of(float)
 Net = Annotated[str, AfterValidator(network_name)]
 Augment, Strategy = one_of("none", *POLICIES), one_of("none", *STRATEGIES)
@@ -87,7 +85,7 @@ class Row(BaseModel):
 
 
 class Dataset(Row):
-    """Where images or sentences come from: a known source, a folder of class folders of the user's own, or ten classes of ImageNet."""
+    """Where examples come from: a known source, a user's folder of class folders, or ten classes of ImageNet."""
 
     resolution: at_least(4) | None = None  # of images
     source: one_of(*SOURCES) | None = None
@@ -133,13 +131,11 @@ class Protocol(Row):
     warmup: Natural = 0
     lr_final: Fraction = 1.0  # cosine down to this fraction of lr; 1 keeps lr constant
     epochs: Natural = 0
-    batch_per_class: Natural = (
-        0  # above 0 (adam): a batch has so many images of each of batch / batch_per_class random classes
-    )
+    batch_per_class: Natural = 0  # of adam, above 0: images of each of a batch's batch / batch_per_class random classes
 
 
 class Experts(Row):
-    """Networks trained on real data with snapshots on the way: trajectories to match, or trained networks to start from.
+    """Networks trained on real data, with snapshots: trajectories to match, or trained networks to start from.
 
     sgd: plain; gsam: towards flat minima (EDF's sheet, section 4); adam: with DD's constants.
     """
@@ -165,12 +161,8 @@ class Experts(Row):
 class Distill(Row):
     """What every method's cell says of its distillation. Fields of one value are what a method fixes."""
 
-    labels: one_of("one_hot") = (
-        "one_hot"  # of the set that a run starts from, and of real images that are compared with it
-    )
-    batches: one_of("by_class") = (
-        "by_class"  # real_batch images of each class; or of all, in epochs or straddling them; or segments of trajectories
-    )
+    labels: one_of("one_hot") = "one_hot"  # of the set at its start, and of real images that are compared with it
+    batches: one_of("by_class") = "by_class"  # or of all classes, in epochs or straddling; or segments of trajectories
     classes: None = None  # that have images in the set; None: all
     minibatches: one_of(1) = 1  # of the set, where their order counts
     real_batch: one_of(0) = 0
@@ -217,9 +209,7 @@ class ISA(FRePo):
 
     method: Literal["isa"]
     epsilon: checked(float, isfinite, "finite: above 0 away from the neighbour, as released; below 0 towards it")
-    topk: checked(
-        float, lambda v: -1 <= v <= 1, "between -1 and 1: the share of hardest images kept; below 0, of easiest"
-    )
+    topk: checked(float, lambda v: -1 <= v <= 1, "between -1 and 1: the hardest share kept; below 0, the easiest")
 
 
 class DM(Distill):
@@ -252,9 +242,9 @@ class DSA(DC):
 
 
 class DD(Distill):
-    """Dataset distillation: `epochs` passes of gradient descent over `minibatches`, together `ipc` images of each class.
+    """Dataset distillation: `epochs` passes of gradient descent over `minibatches`, in all `ipc` images of a class.
 
-    A cell with experts starts from their last weights: adaptation where they come from other data, an attack where it asks for one.
+    A cell with experts starts from their last weights: adaptation to other data, or an attack.
     """
 
     method: Literal["dd"]
@@ -290,9 +280,7 @@ class RaT(Distill):
     real_batch: Count
     learn_labels: bool
     inner_steps: Count
-    inner_batch: (
-        Natural  # images of an inner step, `batch_per_class` of each of its random classes; both 0: the whole set
-    )
+    inner_batch: Natural  # images of a step, `batch_per_class` of each of its random classes; both 0: the whole set
     batch_per_class: Natural
     window: Count
     place: one_of("random", "late")  # of the window: anywhere, or at the end
@@ -303,9 +291,9 @@ class RaT(Distill):
 
 
 class MTT(Distill):
-    """Matching of training trajectories: `inner_steps` of gradient descent on the set against `expert_epochs` of an expert.
+    """Trajectory matching: `inner_steps` of gradient descent on the set against `expert_epochs` of an expert.
 
-    Experts start at an epoch from min_start up to, exclusively, max_start; with expand_steps, this bound grows from max_start_first.
+    Experts start at an epoch of [min_start, max_start); with expand_steps, this bound grows from max_start_first.
     """
 
     method: Literal["mtt"]
@@ -325,7 +313,7 @@ class MTT(Distill):
 
 
 class DATM(MTT):
-    """MTT with learned labels, which start as the experts' logits; init correct: from images that the experts classify as theirs."""
+    """MTT with learned labels, first the experts' logits; init correct: from images that the experts have right."""
 
     method: Literal["datm"]
     learn_labels: one_of(True) = True
@@ -333,24 +321,20 @@ class DATM(MTT):
     init: one_of("real", "correct")
     lr_y: Positive
     threshold: Positive  # a step of a loss above it changes nothing
-    drop: checked(
-        float, lambda v: 0 <= v < 1, "at least 0 and below 1"
-    )  # of the weights, those nearest to their target
+    drop: Share  # of the weights, those nearest to their target, which the loss leaves out
 
 
 class EDF(DATM):
-    """DATM whose pixels' gradients are weighed by class maps, formed anew every `map_every` steps by the judge's network."""
+    """DATM with pixels' gradients weighed by class maps, which the judge's network gives every `map_every` steps."""
 
     method: Literal["edf"]
     map_every: Count
     beta: Positive
     maps: one_of(*MAPS)
-    judge: one_of(
-        "experts", "imagenet"
-    )  # the first expert's last weights; or torchvision's ResNet18, of the user's archives
+    judge: one_of("experts", "imagenet")  # the first expert's last weights; or torchvision's ResNet18, a user's file
     judge_class: one_of(
         "mapped", "released"
-    )  # an image's own class of ImageNet; or its number in the subset, as EDF's code has it
+    )  # an image's class of ImageNet; or its number in the subset, as EDF's code
 
 
 MODELS = (DD, SLDD, RaT, FRePo, ISA, DC, DSA, DM, MTT, DATM, EDF)
@@ -373,16 +357,14 @@ class Cell(Row):
     dataset: key_of("datasets")
     preprocessing: key_of("preprocessing")
     budget: one_of("full", "reduced") = "full"  # reduced: not the paper's schedule; never compared as if it were
-    experts: key_of(
-        "experts"
-    )  # the row of experts whose trajectories it matches, or from whose networks it starts; or none
+    experts: key_of("experts")  # the row whose trajectories it matches, or from whose networks it starts; or none
     distill: Annotated[DD | SLDD | RaT | FRePo | ISA | DC | DSA | DM | MTT | DATM | EDF, Field(discriminator="method")]
     evaluate: Evaluate
     baseline: key_of("cells") | None = None  # another cell: the report gives the difference to it, seed by seed
 
 
 class Application(Row):
-    """What is done with a cell's distilled sets; the row's key is the cell's, whose first three values it repeats for DVC."""
+    """What is done with a cell's sets. The row's key is the cell's; DVC needs its first three values again."""
 
     suite: key_of("suites")
     dataset: key_of("datasets")
@@ -394,23 +376,17 @@ class Continual(Application):
     """Class-incremental learning from a memory of distilled images, of a cell with class_steps."""
 
     protocol: key_of("protocols")
-    herding: key_of(
-        "protocols"
-    )  # the protocol by which the network is trained whose features choose the herding baseline
+    herding: key_of("protocols")  # by which the network is trained whose features choose the herding baseline
 
 
 class Membership(Application):
     """Membership inference on students of distilled sets, of a cell with a chunk."""
 
-    protocol: key_of(
-        "protocols"
-    )  # of students trained on a distilled set or on the images it started from; constant rate
+    protocol: key_of("protocols")  # of students of a distilled set or of the images it started from; constant rate
     real_protocol: key_of("protocols")  # of students trained on the chunk itself; constant rate
     updates: distinct(lambda u: u >= 1, "integers of at least 1")
     attacked_nets: Count  # students of each set that are attacked; every one counts for the accuracy
-    shadows: checked(
-        int, lambda v: v >= 0 and v % 2 == 0, "even and at least 0"
-    )  # networks on random halves of the pool
+    shadows: checked(int, lambda v: v >= 0 and v % 2 == 0, "even and at least 0")  # on random halves of the pool
     grid_search: bool  # of the learned attacks' settings, as released; false: one setting each
 
 
@@ -449,6 +425,4 @@ class Runtime(Row):
     imagenet_dir: str | None  # the user's copy of ImageNet-1K
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")]
     checkpoint_minutes: at_least(0.0)
-    compile: one_of(
-        "none", "default", "reduce-overhead"
-    )  # of networks' passes and of an unroll's steps; the last captures CUDA graphs
+    compile: one_of("none", "default", "reduce-overhead")  # of passes and unrolled steps; the last: CUDA graphs

@@ -1,7 +1,7 @@
-"""Recipes: for each stage and row all that determines its result, resolved, and the fingerprint of the code that computes it.
+"""Recipes: for each stage and row all that determines its result, resolved, and the fingerprint of its code.
 
-A recipe is one small JSON file, PLAN/STAGE/KEY.json. A stage reads it in place of params.yaml, and DVC runs the stage again when it, or the
-data, have changed. What cannot change a result is in none: where files lie, the device, prices, words.
+A recipe is one small JSON file, PLAN/STAGE/KEY.json. A stage reads it in place of params.yaml, and DVC runs the stage
+again when it, or the data, have changed. What cannot change a result is in none: folders, the device, words.
 """
 
 import json
@@ -58,7 +58,7 @@ class Planner:
         self.published = published_figures()
 
     def recipe(self, stage, key, values, nets=(), protocols=(), policies=(), entries=(), neutral=NEUTRAL):
-        """values, and the code that computes the stage: its own, and what the row finds by name (nets, policies, further entries)."""
+        """values, and the stage's code: its own, and what the row finds by name (nets, policies, further entries)."""
         policies = {*policies, *(protocol["augment"] for protocol in protocols)} - {"none"}
         found = (
             [ARCHITECTURES[parse(net)[0]] for net in nets] + [POLICIES[policy] for policy in policies] + list(entries)
@@ -134,7 +134,7 @@ def shown():
 
 
 def write_plan(params, folder=PLAN):
-    """Write every recipe that is new or changed, and the runtime, which no recipe holds; remove all others -> (recipes, written)."""
+    """Write recipes that are new or changed, and the runtime, which is in none; remove others -> (recipes, written)."""
     planned = recipes(params).items()
     wanted = {folder / stage / f"{key}.json": recipe for stage, rows in planned for key, recipe in rows.items()}
     wanted[folder / "runtime.json"] = params.runtime.model_dump()

@@ -14,7 +14,7 @@ class ParamsError(Exception):
 
 
 class Settings(SimpleNamespace):
-    """Attributes by name, nested as in the JSON they came from; lists are tuples. `changed` gives a copy with other values."""
+    """Attributes by name, nested as in their JSON; lists are tuples. `changed` gives a copy with other values."""
 
     @classmethod
     def of(cls, node):

@@ -14,11 +14,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import requests
-import yaml
 from tqdm import tqdm
 
-from ..files import FileError
+from ..files import FileError, read_yaml
 
 BLOCK = 1 << 20
 
@@ -37,14 +35,12 @@ class Archive:
     exact: bool = True  # false: `size` is the most that is taken, where a digest is published without a size
 
 
-def _table(name):
-    return yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8"))
-
-
-SOURCES = _table("sources.yaml")  # a recipe holds the entry that it needs: another entry is no change of it
+SOURCES = read_yaml(
+    Path(__file__).with_name("sources.yaml")
+)  # a recipe holds the entry that it needs: another entry is no change of it
 SUBSETS = {
     name: [(int(index), f"n{wnid}") for index, wnid in (pair.split(":") for pair in pairs.split())]
-    for name, pairs in _table("imagenet.yaml").items()
+    for name, pairs in read_yaml(Path(__file__).with_name("imagenet.yaml")).items()
 }
 
 
@@ -135,7 +131,7 @@ def download(archive, folder):
     try:
         if have < archive.size:
             _stream(archive, part, have)
-    except (requests.RequestException, OSError) as error:
+    except OSError as error:
         raise FileError(
             f"{archive.name}: could not be downloaded from {archive.url} ({type(error).__name__}); what came is kept and the next "
             f"try goes on from there. Without a network, put your own copy in a folder and name it in runtime.archives or DISTILLERY_ARCHIVES"
@@ -150,6 +146,8 @@ def download(archive, folder):
 
 
 def _stream(archive, part, have):
+    import requests  # of all stages, prepare alone needs it
+
     headers = {"Range": f"bytes={have}-"} if have else {}
     with requests.get(archive.url, headers=headers, stream=True, timeout=30) as response:
         response.raise_for_status()
@@ -162,7 +160,7 @@ def _stream(archive, part, have):
         ):
             for block in response.iter_content(BLOCK):
                 if file.tell() + len(block) > archive.size:
-                    raise requests.RequestException("more bytes than registered")
+                    raise OSError("more bytes than registered")
                 file.write(block)
                 bar.update(len(block))
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import yaml
+from ..files import read_yaml
 
 TABLE = Path(__file__).with_name("published.yaml")
 NO_FIGURE = "no published figure"
@@ -10,7 +10,7 @@ NO_FIGURE = "no published figure"
 
 def published_figures(path=TABLE):
     """The table, its images per class as texts, as JSON has them."""
-    return with_text_keys(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    return with_text_keys(read_yaml(path))
 
 
 def with_text_keys(node):

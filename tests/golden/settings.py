@@ -91,7 +91,7 @@ RUNS = {  # {method: {what is special: fields}}; see traces.prepared_run for `re
             "augment": "flip-rotate",
         },
         "real images": {"init": "real", "net": "conv1-w4", "redraw_every": 2},
-        "clipped gradient": {"lr_net": 0.1, "inner_steps": 12, "window": 4},
+        "clipped gradient": {"ipc": 1, "lr_net": 0.1, "inner_steps": 12, "window": 4},
     },
     "frepo": {
         "learned labels": {},
