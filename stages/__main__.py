@@ -1,4 +1,4 @@
-"""The pipeline's stages: `python -m stages STAGE KEY`, with the key of a row of params.yaml. `dvc repro` runs them all."""
+"""The pipeline's stages: `python -m stages STAGE KEY`, KEY of a row of params.yaml; `dvc repro` runs them in order."""
 
 import argparse
 import ast

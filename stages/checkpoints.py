@@ -63,9 +63,10 @@ class Workplace:
     def finished(self, name):
         """The record of what is finished, or None where it is not, or a file of it has changed."""
         path = self.done / f"{name}.record.json"
-        record = read_json(path) if path.is_file() else None
-        files = (record or {}).get("files", {}).items()
-        return record if files and all(is_same(self.done / file, digest) for file, digest in files) else None
+        record = read_json(path) if path.is_file() else {"files": {}}
+        files = {self.done / name: digest for name, digest in record["files"].items()}
+        whole = files and all(file.is_file() and sha256(file) == digest for file, digest in files.items())
+        return record if whole else None
 
     def deliver(self, names, out):
         """Put the files of what is finished, and no others, into `out`, without storing them twice -> the records."""
@@ -75,7 +76,3 @@ class Workplace:
         for file in (file for record in records for file in record["files"]):
             link(self.done / file, out / file)
         return records
-
-
-def is_same(path, digest):
-    return path.is_file() and sha256(path) == digest

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from lib.evaluation.accuracy import by_size, judged
+from lib.evaluation.accuracy import by_size, stack_accuracies
 from lib.evaluation.baselines import real_baselines
 from lib.evaluation.perturbation import perturbed_accuracies
 from lib.files import write_metrics
@@ -28,7 +28,7 @@ def stage(recipe, runtime):
         for net in recipe.evaluate.nets:
             started, rows = time.monotonic(), {}
             for kinds in by_size(stacks):
-                rows |= judged(net, {kind: stacks[kind] for kind in kinds}, real, protocol, starts)
+                rows |= stack_accuracies(net, {kind: stacks[kind] for kind in kinds}, real, protocol, starts)
             means[net] = {kind: round(row["accuracy"].mean().item(), 2) for kind, row in rows.items()}
             for kind, row in rows.items():
                 track.log(0, {f"{net}/{kind}": row["accuracy"].mean().item()})

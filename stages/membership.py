@@ -4,7 +4,7 @@ import time
 
 from lib.data.labels import initial_labels
 from lib.data.real import part_of
-from lib.evaluation.membership import Pool
+from lib.evaluation.membership import Candidates
 from lib.files import write_metrics
 from lib.synthetic.initial import real_subsets
 from lib.synthetic.set import load_set
@@ -19,7 +19,7 @@ def stage(recipe, runtime):
     cfg, prov, protocols = cell.distill, provenance(device), recipe.protocols
     print(f"{key}: {row}\n{prov}", flush=True)
     real, folder, started = real_set(cell, device), DISTILLED / cell.suite / key, time.monotonic()
-    pool = Pool(real, cfg)
+    candidates = Candidates(real, cfg)
     chunks = [part_of(real, cfg, seed) for seed in cfg.seeds]
     paths = [folder / f"seed{seed}.safetensors" for seed in cfg.seeds]
     kinds = {  # `initial` is what the released script attacked in place of the distilled set
@@ -31,9 +31,10 @@ def stage(recipe, runtime):
     with tracker("membership", key, vars(row), prov) as track:
         for kind, sets in kinds.items():
             protocol = protocols.real_protocol if kind == "real" else protocols.protocol
-            shadows, inside = pool.shadow_looks(row, protocol) if kind == "real" and row.shadows else (None, None)
-            for updates, (logits, accuracy) in pool.looks(row, protocol, sets, seed=kind).items():
-                attacks = pool.attack(row, logits, shadows and (shadows[updates], inside))
+            has_shadows = kind == "real" and row.shadows
+            shadows, inside = candidates.train_shadows(row, protocol) if has_shadows else (None, None)
+            for updates, (logits, accuracy) in candidates.train(row, protocol, sets, seed=kind).items():
+                attacks = candidates.attack(row, logits, shadows and (shadows[updates], inside))
                 rows.append({"kind": kind, "updates": updates, "accuracy": accuracy.tolist(), "attacks": attacks})
                 auc = {name: sum(m["auc"] for m in each) / len(each) for name, each in attacks.items()}
                 logged = {f"{kind}/accuracy": accuracy.mean().item()}

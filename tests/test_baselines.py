@@ -8,12 +8,12 @@ from lib.config.load import load_params
 from lib.data.real import RealSet
 from lib.evaluation.baselines import (
     BASELINES,
-    KEPT,
+    BEST_SETS,
     RATES,
     accuracies,
-    attack_scores,
     baseline,
     nearest_neighbours,
+    poisoning_scores,
     untrained,
 )
 from lib.evaluation.perturbation import DRAWS, perturbed_accuracies
@@ -59,7 +59,7 @@ def test_sets_are_moved_by_noise_of_the_named_deviation(real, monkeypatch):
         replace_start(DistilledSet(*BASELINES["average_real"](real, CFG, s)[0], torch.full((2, 2), 0.5)), real)
         for s in (0, 1)
     ]
-    monkeypatch.setattr("lib.evaluation.perturbation.MOVES", (0.0, 3.0))
+    monkeypatch.setattr("lib.evaluation.perturbation.NOISE_STDS", (0.0, 3.0))
     found = perturbed_accuracies(NET, sets, real, 0)
     plain = [accuracies(NET, [own], real, own.start[None], 1, "0.test", test=True).item() for own in sets]
     assert found["0"] == [[accuracy] * DRAWS for accuracy in plain] and min(plain) > 50
@@ -69,7 +69,7 @@ def test_sets_are_moved_by_noise_of_the_named_deviation(real, monkeypatch):
 def test_rate_is_the_best_on_training_images_and_the_sets_too(real):
     distilled = DistilledSet(None, None, torch.full((2, 2), 0.5))
     accuracy, rate = baseline("optimised_real", NET, distilled, real, CFG, None, 5, 0)
-    assert rate in RATES and len(accuracy) == 5 * KEPT
+    assert rate in RATES and len(accuracy) == 5 * BEST_SETS
     sets = [DistilledSet(*pair, torch.full((2, 2), rate)) for pair in BASELINES["optimised_real"](real, CFG, 0)]
     everyone = accuracies(NET, sets, real, None, 5, "0.test", test=True)
     assert accuracy.mean() > everyone.mean() and accuracies(NET, sets, real, None, 20, 0).mean(1).std() > 0
@@ -111,7 +111,7 @@ def test_an_attack_is_measured_before_and_after(real):
     trained = torch.cat([p.flatten(1) for p in students.params.values()], 1)
     turned = torch.nn.functional.one_hot(torch.where(real.train_y == 1, 0, real.train_y), 3).float()
     own = DistilledSet(x, turned, torch.full((60, 1), 0.3))
-    scores = attack_scores(NET, own, real, trained, 2, (1, 0), 0)
+    scores = poisoning_scores(NET, own, real, trained, 2, (1, 0), 0)
     assert scores["accuracy on the class, before"] > 80 and scores["taken for the target, before"] < 20
     assert scores["accuracy on the class, after"] < 20 and scores["taken for the target, after"] > 80
     assert (

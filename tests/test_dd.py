@@ -76,13 +76,13 @@ def test_step_has_the_gradient_of_the_whole_graph(cfg, fields):
     """Images or their factors, rates and labels, several networks, minibatches and passes; the real batch in parts."""
     real = real_set()
     dd = method(cfg, real, net="dense1-w8", **fields)
-    dd.judge.part = 7
+    dd.outer_loss.images_per_pass = 7
     x, y = real.train_x, class_labels(real.train_y, 4, "one_hot").double()
     draws = dd.rngs["weights"].get_state()
     theta = dd.starts().requires_grad_()
     loss, expected = plain_gradients(dd, theta, x, y)
     dd.rngs["weights"].set_state(draws)
-    metrics = dd.judge(dd.train(dd.starts()), x, y)
+    metrics = dd.outer_loss(dd.train(dd.starts()), x, y)
     assert metrics["loss"].item() == pytest.approx(loss.item(), rel=1e-12)
     assert len(dd.syn.learned) == len(expected) >= 2
     for tensor, gradient in zip(dd.syn.learned, expected):
@@ -105,7 +105,7 @@ def test_dropout_masks_are_the_same_on_the_way_back():
     dd.train(theta).square().sum().backward()
     for tensor, gradient in zip(syn.learned, expected):
         assert torch.allclose(tensor.grad, gradient, rtol=1e-9, atol=1e-14)
-    dd.judge(dd.train(dd.starts()), real.train_x, class_labels(real.train_y, 4, "one_hot").double())
+    dd.outer_loss(dd.train(dd.starts()), real.train_x, class_labels(real.train_y, 4, "one_hot").double())
     assert not dd.net.net.training, "the outer loss is without dropout"
 
 

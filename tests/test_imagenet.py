@@ -13,7 +13,7 @@ from lib.config.load import load_params
 from lib.config.models import Dataset
 from lib.config.recipes import recipes
 from lib.config.settings import Settings
-from lib.data.imagenet import labels_of, read_subset, squashed
+from lib.data.imagenet import labels_of, read_subset, resized
 from lib.data.prepare import prepare
 from lib.data.sources import SUBSETS
 from lib.files import FileError, read_json
@@ -113,12 +113,12 @@ def test_what_is_not_there_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("antialias", [True, False])
-def test_pictures_are_squashed_to_a_square(antialias):
+def test_pictures_are_resized_to_a_square(antialias):
     gen = np.random.default_rng(0)
     image = Image.fromarray(gen.integers(0, 256, (30, 50, 3), dtype=np.uint8))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    small = squashed(buffer.getvalue(), 16, antialias, "x")
+    small = resized(buffer.getvalue(), 16, antialias, "x")
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].double()
     expected = F.interpolate(x, (16, 16), mode="bilinear", antialias=antialias)[0].permute(1, 2, 0)
     assert small.shape == (16, 16, 3) and np.abs(small - expected.numpy()).max() <= 0.5 + 1e-3

@@ -10,7 +10,7 @@ from lib.config.load import load_params
 from lib.config.models import ISA
 from lib.data.labels import centred_one_hot, initial_labels
 from lib.methods import METHODS
-from lib.methods.isa import isa_error, kept, nearest, segment_error
+from lib.methods.isa import crucial_samples, isa_error, nearest_neighbour, segment_error
 from lib.methods.kernel_regression import krr_coefficients, krr_predict
 from lib.rng import generator
 from lib.synthetic.set import SyntheticSet
@@ -37,7 +37,7 @@ def problem(b=7, n=5, d=6, c=3):
 def test_closed_form_equals_quadrature_of_the_pushed_features_and_labels(epsilon):
     """Bar: 1e-12 relative, through the predictor; a negative epsilon is the interpolation towards the neighbour."""
     phi, targets, head = problem()
-    neighbour = nearest(phi)
+    neighbour = nearest_neighbour(phi)
     residual = phi @ head - targets
     closed = segment_error(residual, residual - residual[neighbour], epsilon)
 
@@ -101,8 +101,8 @@ def test_full_tiny_example_selection_and_neighbours():
     residual = tiny_prediction() - LABELS
     hardness = 0.5 * residual.square().sum(1)
     assert torch.allclose(hardness, tensor(1.56e-12, 0.00562517, 0.06250008, 0.1599999), atol=5e-9)
-    chosen = kept(residual, 0.75)
-    assert chosen.tolist() == [3, 2, 1] and chosen[nearest(PHI[chosen])].tolist() == [2, 3, 3]
+    chosen = crucial_samples(residual, 0.75)
+    assert chosen.tolist() == [3, 2, 1] and chosen[nearest_neighbour(PHI[chosen])].tolist() == [2, 3, 3]
 
 
 @pytest.mark.parametrize(
@@ -123,17 +123,17 @@ def test_full_tiny_example_to_the_printed_digits(epsilon, each, mean):
 def test_selection_keeps_the_complement_of_the_easiest():
     residual = torch.randn(1024, 10, generator=generator(0, "residual"))
     hardness = residual.square().sum(1)
-    hard, easy = kept(residual, 0.8), kept(residual, -0.8)
+    hard, easy = crucial_samples(residual, 0.8), crucial_samples(residual, -0.8)
     assert len(hard) == len(easy) == 819
     assert set(hard.tolist()) == set(range(1024)) - set(hardness.argsort()[:205].tolist())
     assert set(easy.tolist()) == set(hardness.argsort()[:819].tolist())
-    assert kept(residual, 1).tolist() == kept(residual, 0).tolist() == list(range(1024))
+    assert crucial_samples(residual, 1).tolist() == crucial_samples(residual, 0).tolist() == list(range(1024))
 
 
 def test_neighbours_are_of_the_kept_and_never_the_image_itself():
     phi = torch.cat([torch.randn(20, 5, generator=generator(0, "phi")), torch.zeros(1, 5)])
     phi[3] = phi[7]  # exact duplicates are each other's neighbours
-    found = nearest(phi)
+    found = nearest_neighbour(phi)
     assert (found != torch.arange(21)).all() and found[3] == 7 and found[7] == 3
     cosine = torch.nn.functional.cosine_similarity(phi[:20, None], phi[None], dim=2)
     cosine[:, :20].fill_diagonal_(-2)

@@ -155,10 +155,10 @@ def test_class_gradients_batched_in_parts_and_in_a_plain_loop_are_equal(net, gra
         torch.randn(CLASSES, 6, *shape, generator=generator(1, "x"), dtype=torch.float64),
         torch.tensor([2, 0, 3, 1]),
     )
-    together = class_gradients(net, x, labels, part=4, create_graph=graph)
+    together = class_gradients(net, x, labels, images_per_pass=4, create_graph=graph)
     for c in range(CLASSES):
         expected = torch.autograd.grad(F.cross_entropy(net(x[c]), labels[c].expand(6)), list(net.parameters()))
-        apart = class_gradients(net, x[c : c + 1], labels[c : c + 1], part=4, create_graph=graph)
+        apart = class_gradients(net, x[c : c + 1], labels[c : c + 1], images_per_pass=4, create_graph=graph)
         for one, batched, plain in zip(apart, together, expected):
             assert torch.allclose(one[0], plain, rtol=1e-9, atol=1e-12) and torch.allclose(
                 batched[c], plain, rtol=1e-9, atol=1e-12

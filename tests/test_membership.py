@@ -19,7 +19,7 @@ from lib.evaluation.attacks import (
     losses,
     measure,
 )
-from lib.evaluation.membership import Pool
+from lib.evaluation.membership import Candidates
 from lib.rng import generator
 
 N = 1500
@@ -127,36 +127,35 @@ def attacked():
         num_nets=2, steps=1000, lr=1e-3, warmup=0, lr_final=1.0, batch=100, shuffle=True, augment="none"
     )
     real = digits_like()
-    pool = Pool(real, cfg)
+    candidates = Candidates(real, cfg)
     chunks = [part_of(real, cfg, seed) for seed in cfg.seeds]
     sets = [(chunk.train_x, initial_labels(chunk.train_y, 4)) for chunk in chunks]
-    return real, pool, chunks, pool.looks(row, protocol, sets, "real"), pool.shadow_looks(row, protocol), row
+    outputs, shadows = candidates.train(row, protocol, sets, "real"), candidates.train_shadows(row, protocol)
+    return real, candidates, chunks, outputs, shadows, row
 
 
-def test_the_pool_holds_each_chunk_and_as_many_test_images(attacked):
-    real, pool, chunks, *_ = attacked
-    assert pool.size == 100 and len(pool.x) == 300
+def test_the_candidates_are_each_chunk_and_as_many_test_images(attacked):
+    real, candidates, chunks, *_ = attacked
+    assert candidates.size == 100 and len(candidates.x) == 300
     for i, chunk in enumerate(chunks):
-        own = pool.under_attack(i)
-        assert torch.equal(pool.x[own[:100]].sum(0), pool.x[i * 100 : (i + 1) * 100].sum(0)) and own[100:] == list(
-            range(200, 300)
-        )
-        assert {tuple(x.flatten().tolist()) for x in pool.x[own[:100]]} == {
-            tuple(x.flatten().tolist()) for x in chunk.train_x
-        }
-    assert all((image == real.test_x).flatten(1).all(1).any() for image in pool.x[200:])
+        indices = candidates.of_chunk(i)
+        members = candidates.x[indices[:100]]
+        assert torch.equal(members.sum(0), candidates.x[i * 100 : (i + 1) * 100].sum(0))
+        assert indices[100:] == list(range(200, 300))
+        assert {tuple(x.flatten().tolist()) for x in members} == {tuple(x.flatten().tolist()) for x in chunk.train_x}
+    assert all((image == real.test_x).flatten(1).all(1).any() for image in candidates.x[200:])
 
 
-def test_students_looked_at_on_their_way_are_those_trained_so_far(attacked):
-    real, pool, chunks, looks, _, row = attacked
-    assert list(looks) == [5, 400] and looks[5][0].shape == (2, 2, 300, 4)
-    fit = [losses(looks[u][0][0, :, :100], pool.labels[:100]).mean() for u in (5, 400)]
+def test_students_evaluated_on_their_way_are_those_trained_so_far(attacked):
+    _, candidates, _, outputs, _, _ = attacked
+    assert list(outputs) == [5, 400] and outputs[5][0].shape == (2, 2, 300, 4)
+    fit = [losses(outputs[u][0][0, :, :100], candidates.labels[:100]).mean() for u in (5, 400)]
     assert fit[1] < 0.05 * fit[0]
 
 
 def test_memorised_noise_is_told_by_every_score_and_a_chunk_unseen_by_none(attacked):
-    _, pool, _, looks, (shadows, inside), row = attacked
-    early, late = (pool.attack(row, looks[u][0], (shadows[u], inside)) for u in (5, 400))
+    _, candidates, _, outputs, (shadows, inside), row = attacked
+    early, late = (candidates.attack(row, outputs[u][0], (shadows[u], inside)) for u in (5, 400))
     assert (
         set(late) == {*ATTACKS, *(f"control_{name}" for name in ATTACKS), "lira_offline", "lira"}
         and len(late["threshold"]) == 2
@@ -168,7 +167,7 @@ def test_memorised_noise_is_told_by_every_score_and_a_chunk_unseen_by_none(attac
 
 
 def test_every_image_is_inside_half_of_the_shadows(attacked):
-    _, pool, _, _, (shadows, inside), row = attacked
+    *_, (shadows, inside), _ = attacked
     assert (
         inside.shape == (8, 200)
         and (inside.sum(0) == 4).all()

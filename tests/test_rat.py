@@ -53,17 +53,15 @@ def test_gradient_is_that_of_one_graph_of_the_windows_steps(before, window, fiel
     rat, (x, y) = method(window=window, **fields), batch()
     syn, theta = rat.syn, rat.net.weights(rat.rngs["weights"])
     states = {name: gen.get_state() for name, gen in rat.rngs.items()}
-    chosen, draws = (
-        rat.chosen(before + window),
-        [rat.drawn(rat.cfg.inner_batch or len(syn)) for _ in range(before + window)],
-    )
+    indices = rat.minibatches(before + window)
+    draws = [rat.draw(rat.cfg.inner_batch or len(syn)) for _ in range(before + window)]
     one, first, second = theta.clone().requires_grad_(), 0, 0
     for t, drawn in enumerate(draws):
         if t == before:
             one, first, second = (
                 s.detach().requires_grad_() if torch.is_tensor(s) else s for s in (one, first, second)
             )
-        loss = F.cross_entropy(rat.net.one(one, apply(syn.x[chosen[t]][None], drawn)[0]), syn.y[chosen[t]])
+        loss = F.cross_entropy(rat.net.one(one, apply(syn.x[indices[t]][None], drawn)[0]), syn.y[indices[t]])
         g = torch.autograd.grad(loss, one, create_graph=True)[0]
         first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
         root = torch.where(second > 0, second, torch.ones_like(second)).sqrt() * (second > 0)
@@ -71,7 +69,7 @@ def test_gradient_is_that_of_one_graph_of_the_windows_steps(before, window, fiel
     expected = torch.autograd.grad(F.cross_entropy(rat.net.one(one, x), y.argmax(1)), syn.learned)
     for name, gen in rat.rngs.items():
         gen.set_state(states[name])
-    rat.judge(rat.train(theta[None], before), x, y)
+    rat.outer_loss(rat.train(theta[None], before), x, y)
     assert len(syn.learned) == len(expected) == (2 if fields else 1)
     for tensor, gradient in zip(syn.learned, expected):
         assert (tensor.grad - gradient).norm() <= 1e-9 * gradient.norm() and gradient.norm() > 0
@@ -118,9 +116,9 @@ def test_clip_follows_the_sheets_norms():
 
 def test_windows_stay_for_a_while_and_reach_every_place():
     rat = method(redraw_every=5)
-    places = [rat.before(step) for step in range(200)]
+    places = [rat.window_start(step) for step in range(200)]
     assert all(len(set(places[i : i + 5])) == 1 for i in range(0, 200, 5)) and set(places) == {0, 1, 2, 3}
-    assert {method(place="late").before(step) for step in range(20)} == {3}
+    assert {method(place="late").window_start(step) for step in range(20)} == {3}
 
 
 def test_images_start_with_norm_one_and_labels_stay_above_zero():

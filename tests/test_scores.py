@@ -12,7 +12,7 @@ from lib.data.real import RealSet, load_arrays
 from lib.data.sources import SUBSETS
 from lib.evaluation.external import load_comp_dd, read_external
 from lib.evaluation.fair_scores import RATES, accuracy, augmentation_robust, fair_scores, label_robust
-from lib.evaluation.teacher import cutmix, divergence, kd_students, random_crop, rate
+from lib.evaluation.teacher import cutmix, divergence, kd_students, lr_factor, random_crop
 from lib.files import FileError, read_json, save_tensors
 from lib.rng import generator
 from lib.synthetic.set import DistilledSet
@@ -73,8 +73,8 @@ def test_divergence_and_rates_are_the_sheets():
     assert divergence(a, a + 3, 20.0) == pytest.approx(0.0, abs=1e-6)
     expected = F.kl_div((a / 4).log_softmax(1), (b / 4).softmax(1), reduction="batchmean")
     assert torch.allclose(divergence(a, b, 4.0), expected)
-    assert [rate("rded", epoch, 300) for epoch in (0, 150, 299)] == pytest.approx([1, 0.85355, 0.50262], abs=1e-5)
-    assert [rate("sre2l", epoch, 300) for epoch in (0, 150, 299)] == pytest.approx([1, 0.5, 2.7e-5], abs=1e-6)
+    assert [lr_factor("rded", epoch, 300) for epoch in (0, 150, 299)] == pytest.approx([1, 0.85355, 0.50262], abs=1e-5)
+    assert [lr_factor("sre2l", epoch, 300) for epoch in (0, 150, 299)] == pytest.approx([1, 0.5, 2.7e-5], abs=1e-6)
 
 
 def test_mixing_pastes_one_box_and_crops_stay_inside():

@@ -14,7 +14,7 @@ from lib.config.models import Dataset, Words
 from lib.data import text
 from lib.data.prepare import prepare
 from lib.data.real import load_real
-from lib.data.text import PAD, UNKNOWN, Sentences, WordVectors, fit_words, numbered, padded
+from lib.data.text import PAD, UNKNOWN, Sentences, WordVectors, fit_words, indexed_sentences, padded
 from lib.files import FileError, read_json
 
 
@@ -24,11 +24,11 @@ def trec_files(tmp_path, train, test):
     return [tmp_path / "train", tmp_path / "test"]
 
 
-def test_words_are_numbered_by_frequency_then_alphabet(tmp_path):
+def test_words_are_indexed_by_frequency_then_alphabet(tmp_path):
     files = trec_files(
         tmp_path, b"DESC:def What is A a ?\nHUM:ind Who is who ?\n", b"LOC:city Where is A ?\nNUM:date \n\n"
     )
-    arrays, words = numbered("trec6", files, False)
+    arrays, words = indexed_sentences("trec6", files, False)
     assert words == ["<unk>", "<pad>", "?", "a", "is", "who", "what"]
     tokens, ends, labels = arrays["train"]
     assert tokens.tolist() == [6, 4, 3, 3, 2, 5, 4, 5, 2] and ends.tolist() == [5, 9] and labels.tolist() == [0, 3]
@@ -84,7 +84,7 @@ def test_what_is_no_treebank_is_refused_by_name(tmp_path):
 
 def test_fine_classes_are_pairs(tmp_path):
     files = trec_files(tmp_path, b"ENTY:other a\nHUM:desc b\nLOC:other c\n", b"LOC:other d\n")
-    assert text.trec_kinds(files) == ["ENTY:other", "HUM:desc", "LOC:other"]
+    assert text.trec_fine_classes(files) == ["ENTY:other", "HUM:desc", "LOC:other"]
     assert list(text.trec(files, False, "test", fine=True)) == [(["d"], 2)]
 
 
@@ -135,7 +135,7 @@ def test_vectors_of_the_users_file_are_those_of_its_first_lines(tmp_path):
         fit_words(CFG.changed(vectors="bad.txt"), WORDS, tmp_path)
 
 
-def test_random_vectors_are_the_same_each_time_and_marks_are_zero():
+def test_random_vectors_are_the_same_each_time_and_special_tokens_are_zero():
     first, second = (fit_words(CFG.changed(vectors="random", dim=50), WORDS, None) for _ in range(2))
     assert torch.equal(first.vectors, second.vectors) and (first.vectors[:2] == 0).all()
     assert first.vectors[2:].std().item() == pytest.approx(0.4, rel=0.2)

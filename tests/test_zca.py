@@ -79,7 +79,7 @@ def test_rat_form_whitens_images_of_mean_zero_and_norm_one(prepared):
     pixels, _ = load_arrays(folder, "train")
     x = torch.from_numpy(pixels / 255)
     pre = fit(Preprocessing(dataset="digits", zca="rat", zca_eps=1e-12), pixels, read_json(folder / "manifest.json"))
-    plain = Preprocess(pre.mean, pre.std, own=True).apply(x).flatten(1)
+    plain = Preprocess(pre.mean, pre.std, per_image=True).apply(x).flatten(1)
     assert plain.mean(1).abs().max() < 1e-12 and torch.allclose(
         plain.norm(dim=1), torch.ones(len(x), dtype=torch.float64)
     )

@@ -1,15 +1,14 @@
-"""Augmentations of images, one family a file; imports nothing of lib but registry. `augmented` applies an evaluation's policy by name."""
+"""Augmentations of images, one family a file; imports nothing of lib but registry."""
 
 from ..registry import Registry
 
-POLICIES = Registry(
-    __name__
-)  # augmented(policy, x, generator, host), many students at once, each with draws of its own
+# {policy: augmented(policy, x, generator, host)}; many students are augmented at once, each by draws of its own.
+POLICIES = Registry(__name__)
 
 
 def augmented(policy, x, generator, host):
-    """Augment x (S, B, K, H, W), S students' batches, by the policy of this name, or not at all by `none`; no gradient reaches x.
+    """Augment x (S, B, K, H, W), the batches of S students, by the policy of this name; `none` leaves it. No gradient.
 
-    Random numbers come from `generator`, on x's device, and from `host`, on the CPU, for what decides which code runs.
+    Random numbers come from `generator`, on x's device; those that decide which code runs from `host`, on the CPU.
     """
     return x if policy == "none" else POLICIES[policy](policy, x, generator, host)

@@ -1,4 +1,4 @@
-"""DC's augmentation in evaluation: one operation for each image, drawn from the policy's list. Not differentiable.
+"""DC's augmentation in evaluation: one operation per image, drawn from the policy's list. Not differentiable.
 
 Source: reference sheet of DC, DSA and DM, section 6. The rotation is scipy's (cubic splines, constant mode), batched.
 """
@@ -18,14 +18,14 @@ OPERATIONS = {"dc": ("crop", "scale", "rotate"), "dc-noise": ("crop", "noise")}
 @POLICIES.register("dc", "dc-noise")
 @torch.no_grad()
 def augmented(policy, x, generator, host):
-    """x (S, B, K, H, W) with an operation for each image; a channel's mean is that of the student's batch."""
+    """x (S, B, K, H, W) with one operation per image; `mean` is each channel's over the student's batch."""
     names = OPERATIONS[policy]
     mean = x.mean((1, 3, 4), keepdim=True).expand(-1, x.shape[1], -1, -1, -1).flatten(0, 1)
     flat = x.flatten(0, 1)
     op = torch.randint(len(names), (len(flat),), generator=generator, device=x.device).view(-1, 1, 1, 1)
     u = torch.rand(len(flat), 2, generator=generator, device=x.device)
     noise = torch.randn(flat.shape, generator=generator, device=x.device, dtype=x.dtype) if "noise" in names else None
-    made = {
+    operations = {
         "crop": lambda: crop(flat, u, mean),
         "scale": lambda: scale(flat, u),
         "rotate": lambda: rotate(flat, u, mean),
@@ -33,36 +33,35 @@ def augmented(policy, x, generator, host):
     }
     out = flat
     for i, name in enumerate(names):
-        out = torch.where(op == i, made[name](), out)
+        out = torch.where(op == i, operations[name](), out)
     return out.view_as(x)
 
 
 def take(x, rows, columns):
     """x (n, K, H, W) at rows (n, h) and columns (n, w) -> (n, K, h, w)."""
-    picked = x.gather(2, rows[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
-    return picked.gather(3, columns[:, None, None, :].expand(-1, x.shape[1], rows.shape[1], -1))
+    x = x.gather(2, rows[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+    return x.gather(3, columns[:, None, None, :].expand(-1, x.shape[1], rows.shape[1], -1))
 
 
 def crop(x, u, mean):
-    """A window of an image with 4 pixels of its channel's mean (n, K, 1, 1) around; offsets 0 to 7."""
+    """A random window, offsets 0 to 7, of an image padded by 4 pixels with the channel's mean (n, K, 1, 1)."""
     offset = (u * 8).long()
     rows, columns = (offset[:, i, None] + torch.arange(x.shape[2 + i], device=x.device) for i in (0, 1))
     return take(F.pad(x - mean, (4, 4, 4, 4)), rows, columns) + mean
 
 
 def scale(x, u):
-    """Height and width by factors of 0.8 to 1.2, nearest neighbour, in the middle of a canvas of zeros."""
+    """Scale height and width by factors of 0.8 to 1.2, nearest neighbour, centred on a canvas of zeros."""
 
-    def source(size, u, largest):
+    def source(size, u, canvas):
         new = (size * (0.8 + 0.4 * u)).long()
-        at = torch.arange(size, device=x.device) + ((largest - size) // 2 - (largest - new) // 2)[:, None]
-        return (at * size // new[:, None]).clamp(0, size - 1), (at >= 0) & (at < new[:, None])
+        position = torch.arange(size, device=x.device) + ((canvas - size) // 2 - (canvas - new) // 2)[:, None]
+        return (position * size // new[:, None]).clamp(0, size - 1), (position >= 0) & (position < new[:, None])
 
     height, width = x.shape[2:]
-    largest = (
-        (torch.tensor([height, width], device=x.device) * (0.8 + 0.4 * u)).long().amax(1).clamp(min=max(height, width))
-    )
-    (rows, row_in), (columns, column_in) = source(height, u[:, 0], largest), source(width, u[:, 1], largest)
+    new_sizes = (torch.tensor([height, width], device=x.device) * (0.8 + 0.4 * u)).long()
+    canvas = new_sizes.amax(1).clamp(min=max(height, width))
+    (rows, row_in), (columns, column_in) = source(height, u[:, 0], canvas), source(width, u[:, 1], canvas)
     return take(x, rows, columns) * (row_in[:, None, :, None] & column_in[:, None, None, :])
 
 
@@ -75,23 +74,26 @@ def spline_filter(size):
 
 
 def rotate(x, u, mean):
-    """By a whole number of degrees, -45 to 44, about the middle; outside of the image is the mean over the channels of their means."""
+    """Rotate by a whole number of degrees, -45 to 44, about the centre; outside is the mean of the channels' means."""
     size = x.shape[-1]
     angle = ((u[:, 0] * 90).floor() - 45) * (pi / 180)
     cos, sin = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
-    # The original grows the canvas to hold all of the image and cuts out the middle: half a pixel off where it grew by an odd number.
-    grown = (size * (cos.abs() + sin.abs()) + 0.5).long()
-    half = (grown - size) // 2 - (grown - 1) / 2
-    at = torch.arange(size, device=x.device) + half
-    row, column = at.view(-1, size, 1), at.view(-1, 1, size)
-    y, z = cos * row + sin * column + (size - 1) / 2, -sin * row + cos * column + (size - 1) / 2
+    # The original grows the canvas to hold the whole image and crops its centre: half a pixel off if it grew by an odd
+    # number.
+    canvas = (size * (cos.abs() + sin.abs()) + 0.5).long()
+    offset = (canvas - size) // 2 - (canvas - 1) / 2
+    position = torch.arange(size, device=x.device) + offset
+    row, column = position.view(-1, size, 1), position.view(-1, 1, size)
+    source_row = cos * row + sin * column + (size - 1) / 2
+    source_column = -sin * row + cos * column + (size - 1) / 2
     eps = 1e-5  # the edge itself is inside
-    inside = ((y >= -eps) & (y <= size - 1 + eps) & (z >= -eps) & (z <= size - 1 + eps)).unsqueeze(1)
+    inside = (source_row >= -eps) & (source_row <= size - 1 + eps)
+    inside = (inside & (source_column >= -eps) & (source_column <= size - 1 + eps)).unsqueeze(1)
     matrix = spline_filter(size).to(x)
     coefficients = (matrix @ x @ matrix.T).flatten(2)
     total = 0
-    for i, row_weight in taps(y):
-        for j, column_weight in taps(z):
+    for i, row_weight in taps(source_row):
+        for j, column_weight in taps(source_column):
             index = (mirror(i, size) * size + mirror(j, size)).flatten(1).unsqueeze(1).expand(-1, x.shape[1], -1)
             total = total + (row_weight * column_weight).unsqueeze(1) * coefficients.gather(2, index).view_as(x)
     return torch.where(inside, total, mean.mean(1, keepdim=True))

@@ -9,18 +9,17 @@ MARGIN = 4
 
 
 def crop_flip(x, generator):
-    """Images x (B, K, H, W), each cut at random from its reflection-padded self and mirrored half of the time."""
+    """Random crops of the reflection-padded images x (B, K, H, W), flipped with probability 1/2."""
     n, _, height, width = x.shape
     device = x.device
     padded = F.pad(x, (MARGIN,) * 4, "reflect")
     top, left = torch.randint(2 * MARGIN + 1, (2, n, 1), generator=generator, device=device)
     columns = torch.arange(width, device=device).expand(n, -1)
-    mirrored = torch.rand(n, 1, generator=generator, device=device) < 0.5
-    columns = left + torch.where(mirrored, columns.flip(1), columns)
+    flipped = torch.rand(n, 1, generator=generator, device=device) < 0.5
+    columns = left + torch.where(flipped, columns.flip(1), columns)
     rows = top + torch.arange(height, device=device)
-    return padded[torch.arange(n, device=device)[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(
-        -1, 1
-    )
+    images = torch.arange(n, device=device)[:, None, None]
+    return padded[images, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 
 @POLICIES.register("crop-flip")

@@ -1,8 +1,8 @@
 """DSA: differentiable Siamese augmentation (Zhao and Bilen, ICML 2021).
 
-Source: reference sheet of DC, DSA and DM, section 3. A mini-batch (here: a group) gets one family of operations. In matching, the
-real and the synthetic images of a class share one draw of parameters (Siamese); in training every image has its own.
-`draw` and `apply` are separate for that. Every operation is differentiable in the images.
+Source: reference sheet of DC, DSA and DM, section 3. A mini-batch (here: a group) gets one family of operations. In
+matching, a class's real and synthetic images share one draw of parameters (Siamese); in training each image has its
+own. `draw` and `apply` are separate for that. Every operation is differentiable in the images.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from . import POLICIES
+from .dc import take
 
 STRATEGIES = {
     "dsa": ("color", "crop", "cutout", "flip", "scale", "rotate"),
@@ -24,7 +25,7 @@ STRATEGIES = {
 
 @dataclass
 class Draw:
-    """One family for each of G groups, and the uniform numbers u (G, B, 3) in [0, 1) that its operations take; B 1: for all images."""
+    """One family for each of G groups, and its uniform numbers u (G, B, 3) in [0, 1); B is 1 if images share them."""
 
     families: list
     u: torch.Tensor
@@ -36,33 +37,33 @@ class Draw:
 
 def draw(strategy, groups, batch, generator, host):
     """A draw for `groups` of `batch` images, on `generator`'s device; `host`, on the CPU, chooses the families."""
-    known = STRATEGIES[strategy]
-    chosen = torch.randint(len(known), (groups,), generator=host).tolist()
-    return Draw([known[i] for i in chosen], torch.rand(groups, batch, 3, generator=generator, device=generator.device))
+    names = STRATEGIES[strategy]
+    families = [names[i] for i in torch.randint(len(names), (groups,), generator=host).tolist()]
+    return Draw(families, torch.rand(groups, batch, 3, generator=generator, device=generator.device))
 
 
 def apply(x, draw):
-    """Augment x (G, B, K, H, W) by a `Draw` for G groups; x itself where it is None."""
+    """Augment x (G, B, K, H, W) by a `Draw` for G groups; None leaves x as it is."""
     if draw is None:
         return x
     out = list(x)
     for family in sorted(set(draw.families)):
         groups = [g for g, name in enumerate(draw.families) if name == family]
         u = draw.u[groups].expand(-1, x.shape[1], -1).flatten(0, 1).to(x.dtype)
-        done = FAMILIES[family](torch.cat([out[g] for g in groups]), u).unflatten(0, (len(groups), -1))
-        for g, images in zip(groups, done):
+        augmented = FAMILIES[family](torch.cat([out[g] for g in groups]), u).unflatten(0, (len(groups), -1))
+        for g, images in zip(groups, augmented):
             out[g] = images
     return torch.stack(out)
 
 
 @POLICIES.register(*STRATEGIES)
 def augmented(policy, x, generator, host):
-    """x (S, B, K, H, W) with a family for each student and parameters for each image."""
+    """x (S, B, K, H, W) with one family per student and parameters per image."""
     return apply(x, draw(policy, x.shape[0], x.shape[1], generator, host))
 
 
 def color(x, u):
-    """Brightness, then saturation about each pixel's grey value, then contrast about the image's mean; x (n, K, H, W), u (n, 3)."""
+    """x (n, K, H, W), u (n, 3): brightness, then saturation about the pixel's grey, then contrast about the mean."""
     brightness, saturation, contrast = (v.view(-1, 1, 1, 1) for v in u.unbind(1))
     x = x + (brightness - 0.5)
     grey = x.mean(1, keepdim=True)
@@ -72,25 +73,23 @@ def color(x, u):
 
 
 def crop(x, u, ratio=0.125):
-    """A shift by whole pixels, up to `ratio` of the side; zeros come in."""
+    """Shift by whole pixels, up to `ratio` of the side, with zero padding."""
     height, width = x.shape[-2:]
     k = int(ratio * height + 0.5)
     shift = (u[:, :2] * (2 * k + 1)).long()  # of the padded image
     rows = shift[:, 0, None] + torch.arange(height, device=x.device)
     columns = shift[:, 1, None] + torch.arange(width, device=x.device)
-    padded = F.pad(x, (k, k, k, k))
-    padded = padded.gather(2, rows[:, None, :, None].expand(-1, x.shape[1], -1, padded.shape[3]))
-    return padded.gather(3, columns[:, None, None, :].expand(-1, x.shape[1], height, -1))
+    return take(F.pad(x, (k, k, k, k)), rows, columns)
 
 
 def cutout(x, u):
-    """A square of half the side set to zero; it may reach over the edge, and is cut off there."""
+    """Set a square of half the side to zero; where it reaches over the edge, it is cut off."""
 
     def inside(size, u):
         side = int(0.5 * size + 0.5)
         first = (u * (size + 1 - side % 2)).long()[:, None] - side // 2
-        at = torch.arange(size, device=x.device)
-        return (at >= first.clamp(0, size - 1)) & (at <= (first + side - 1).clamp(0, size - 1))
+        position = torch.arange(size, device=x.device)
+        return (position >= first.clamp(0, size - 1)) & (position <= (first + side - 1).clamp(0, size - 1))
 
     rows, columns = inside(x.shape[-2], u[:, 0]), inside(x.shape[-1], u[:, 1])
     return x * ~(rows[:, None, :, None] & columns[:, None, None, :])
@@ -101,19 +100,19 @@ def flip(x, u):
 
 
 def _resample(x, matrix):
-    """x at the positions matrix (n, 2, 2) times the identity grid: bilinear, zeros outside."""
+    """x sampled at the identity grid times matrix (n, 2, 2): bilinear, zeros outside."""
     theta = torch.cat([matrix, torch.zeros_like(matrix[..., :1])], -1)
     grid = F.affine_grid(theta, x.shape, align_corners=False)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def scale(x, u):
-    """Width and height by factors of their own, 1 / 1.2 to 1.2 of the sampling grid: above 1 the picture shrinks."""
+    """Scale the sampling grid's width and height by 1 / 1.2 to 1.2 each: above 1 the image shrinks."""
     return _resample(x, torch.diag_embed(u[:, :2] * (1.2 - 1 / 1.2) + 1 / 1.2))
 
 
 def rotate(x, u, limit=15.0):
-    """Up to `limit` degrees either way."""
+    """Rotate by up to `limit` degrees either way."""
     angle = (u[:, 0] * 2 - 1) * (limit * pi / 180)
     cos, sin = angle.cos(), angle.sin()
     return _resample(x, torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2))

@@ -1,8 +1,8 @@
 """FRePo's augmentation: one operation per batch, its parameters drawn anew for each image.
 
-Source: reference sheet of FRePo, section 8. `draw` and `apply` are separate, so that one draw can hit two batches.
-Many students are augmented at once, each with its own operation: every image passes one affine resampling and one
-cutout mask, which are the identity where the operation does not touch them. Nothing is fetched from the device.
+Source: reference sheet of FRePo, section 8. `draw` and `apply` are separate, so that two batches can share a draw. Many
+students are augmented at once, each by its own operation: every image goes through one affine resampling and one cutout
+mask, which are the identity for other operations. Nothing is fetched from the device.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from . import POLICIES
 FLIP, COLOR, CROP, ROTATE, TRANSLATE, CUTOUT = range(6)
 OPERATIONS = {"rgb": range(FLIP, CUTOUT + 1), "grey": range(COLOR, CUTOUT + 1)}
 
-ZOOM = log(1.25)  # crop: zoom factor e^U(-ZOOM, ZOOM), that is 0.8 to 1.25
+ZOOM = log(1.25)  # crop: zoom factor e^U(-ZOOM, ZOOM), 0.8 to 1.25
 COLOR_RANGE = 0.25
 ANGLE = 15 * pi / 180
 SHIFT = 0.125  # of the height
@@ -30,7 +30,7 @@ class Draw:
     brightness: torch.Tensor  # (S, B): added; 0 for no change
     contrast: torch.Tensor  # (S, B): log factor about the image's mean
     saturation: torch.Tensor  # (S, B): log factor about each pixel's grey value
-    top_left: torch.Tensor  # (S, B, 2): row and column of the cutout, outside of the image for none
+    top_left: torch.Tensor  # (S, B, 2): row and column of the cutout; outside of the image: no cutout
 
 
 def draw(policy, shape, generator):
@@ -49,7 +49,7 @@ def draw(policy, shape, generator):
     flip = only(FLIP, torch.where(uniform(1.0) < 0, -1.0, 1.0), 1.0)
     zoom = only(CROP, uniform(ZOOM)).exp()
     angle = only(ROTATE, uniform(ANGLE))
-    # A crop of zoom z reads the source at (out + c) / z; c is limited so that a zoomed-in crop stays inside.
+    # A crop of zoom z reads the source at (output + c) / z; c is bounded so that a zoomed-in crop stays inside.
     crop = uniform(1.0, 2) * ((height * zoom - height).abs() / 2 / zoom)[..., None]
     shift = only(CROP, crop) + only(TRANSLATE, uniform(SHIFT * height, 2))
     side = height // 4
@@ -63,7 +63,7 @@ def draw(policy, shape, generator):
 
 @POLICIES.register("rgb", "grey")
 def augmented(policy, x, generator, host):
-    """x (S, B, K, H, W) with an operation for each student and parameters for each image."""
+    """x (S, B, K, H, W) with one operation per student and parameters per image."""
     return apply(x, draw(policy, x.shape[:2] + x.shape[3:4], generator))
 
 
@@ -95,5 +95,5 @@ def _cutout(top_left, height, width):
     """(S, B, 1, H, W) mask of the squares, of side H // 4."""
     rows = torch.arange(height, device=top_left.device) - top_left[..., :1]
     columns = torch.arange(width, device=top_left.device) - top_left[..., 1:]
-    inside = (0 <= rows) & (rows < height // 4), (0 <= columns) & (columns < height // 4)
-    return (inside[0][..., :, None] & inside[1][..., None, :]).unsqueeze(2)
+    row_in, column_in = (0 <= rows) & (rows < height // 4), (0 <= columns) & (columns < height // 4)
+    return (row_in[..., :, None] & column_in[..., None, :]).unsqueeze(2)

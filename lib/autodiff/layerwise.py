@@ -1,21 +1,20 @@
 """First and second derivatives of a network's loss by hand, layer by layer, without a graph of a graph.
 
-The adjoint of a gradient-descent step needs the derivative of the loss's gradient along a direction of the weights (Pearlmutter's
-R-operator; forward over reverse: reference sheet of dataset distillation, section 2.2, variant E). Most layers are linear in their
-input, or bilinear in input and weights, so tangents go through the same products as values. The result is exact. Each gradient
-leaves a record of its values; the directional derivative reuses them and computes only tangents.
+The adjoint of a step of gradient descent needs the derivative of the loss's gradient along a direction of the weights
+(Pearlmutter's R-operator; forward over reverse: reference sheet of dataset distillation, section 2.2, variant E). Most
+layers are linear in their input, or bilinear in input and weights: tangents go through the same products as values. The
+result is exact. A gradient leaves a record of its values; its directional derivative reuses them and adds the tangents.
 
-A layer has four methods, called in this order. forward(h) maps its input, backward(g) maps the loss's gradient by its output to that
-by its input, forward_tangent(h) maps the tangent of its input, and backward_tangent(g) maps the tangent of the gradient. The images
-have no tangent: None. The last method of each pass that is asked for them leaves the parameters' gradients, or their tangents, in
-`grads`. `params` and `param_tangents` are set before.
+A layer has four methods, called in this order: forward(h), backward(g), forward_tangent(h), backward_tangent(g). h is
+the layer's input or its tangent, which is None for the images. g is the loss's gradient by the layer's output or its
+tangent. The two backward methods leave the gradients of the parameters, or their tangents, in `grads`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..networks.layers import AveragePool, PooledConv, spread
+from ..networks.layers import AveragePool, PooledConv, average_pool_adjoint
 
 RECORD_BYTES = 2**28  # memory for the records of an unroll's steps
 FEW_CHANNELS = 8  # below it a matrix product is quicker than the library's transposed convolution
@@ -24,7 +23,7 @@ FEW_CHANNELS = 8  # below it a matrix product is quicker than the library's tran
 class Bilinear:
     """A layer of weights and a bias: pool(product(weight_matrix(w), unfold(h), b)).
 
-    A subclass has product and its adjoints input_grad, weight_grad and bias_grad. The other maps are the identity by default.
+    A subclass has product and its adjoints input_grad, weight_grad and bias_grad; the other maps are the identity here.
     """
 
     num_params = 2
@@ -107,7 +106,7 @@ class Dense(Bilinear):
 
 
 class Im2colPooledConv(Dense):
-    """A PooledConv with its maximum over 2 x 2 places, batch last (K, H, W, B): a matrix times the input's patches (im2col)."""
+    """A PooledConv, its maximum included, batch last (K, H, W, B): a matrix times the input's patches (im2col)."""
 
     def __init__(self, module):
         self.padding, self.kernel, self.places = module.padding[0], module.kernel_size[0] + 1, module.places
@@ -166,12 +165,13 @@ class Im2colPooledConv(Dense):
 
 
 class GroupNorm:
-    """A group norm, batch first: z = w n + b, n = r (h - mean h), r = 1 / standard deviation; means are over a group's numbers.
+    """A group norm, batch first: z = w n + b, where n = r (h - mean h) and r is 1 over the standard deviation.
 
-    A stroke ' marks a tangent. forward_tangent: n' = r (h' - mean h' - n mean(n h')), r' = -r r mean(n h'), z' = w n' + w' n + b'.
+    Means are over a group's numbers; ' marks a tangent.
+    forward_tangent: n' = r (h' - mean h' - n mean(n h')), r' = -r r mean(n h'), z' = w n' + w' n + b'.
     backward: out = r (a - mean a - n mean(n a)) with a = w g. backward_tangent: with a' = w g' + w' g,
     out' = r (a' - mean a' - n' mean(n a) - n (mean(n' a) + mean(n a'))) + r' / r out.
-    weight_grads and bias_grads (B, C) are the sums of g n and of g over a channel's positions, mean_na is mean(n a).
+    weight_grads and bias_grads (B, C) are the sums of g n and of g over a channel's positions; mean_na is mean(n a).
     """
 
     num_params = 2
@@ -190,8 +190,9 @@ class GroupNorm:
         return torch.linalg.vecdot(a.flatten(2), b.flatten(2))
 
     def forward(self, h):
-        b, channels, self.area = len(h), h.shape[1], h[0, 0].numel()
-        sizes = b, channels, self.area, self.groups
+        b, channels, height, width = h.shape
+        self.area = height * width
+        sizes = (b, channels, self.area, self.groups)
         self.n, _, r = torch.native_group_norm(h.contiguous(), None, None, *sizes, self.eps)
         self.r = r.repeat_interleave(channels // self.groups, 1)[:, :, None, None]
         self.w = self.params[0][:, None, None]
@@ -229,7 +230,7 @@ class GroupNorm:
 
 
 class PiecewiseLinear:
-    """A layer without parameters that is linear between kinks: jvp maps values and tangents, its adjoint vjp gradients."""
+    """A layer without parameters, linear between kinks: jvp maps values and tangents, its adjoint vjp gradients."""
 
     num_params = 0
 
@@ -243,11 +244,10 @@ class PiecewiseLinear:
     def forward_tangent(self, h):
         return h if h is None else self.jvp(h)
 
-    def backward(self, g, need_input, need_weights):
+    def backward(self, g, *needs):
         return self.vjp(g)
 
-    def backward_tangent(self, g, need_weights):
-        return self.vjp(g)
+    backward_tangent = backward
 
 
 class ReLU(PiecewiseLinear):
@@ -266,7 +266,7 @@ class Pool(PiecewiseLinear):
         return self.module(h)
 
     def vjp(self, g):
-        return spread(g, self.shape)
+        return average_pool_adjoint(g, self.shape)
 
 
 class BatchLast(PiecewiseLinear):
@@ -334,10 +334,10 @@ class Record:
 
 
 class LayerwiseDerivatives:
-    """Derivatives of a network's mean cross-entropy on images x (B, K, H, W) with labels y (B, C), C > 1, not normalised.
+    """Derivatives of a network's mean cross-entropy on images x (B, K, H, W) with labels y (B, C), C > 1, of any sum.
 
-    plan: pairs of a layer's kind and its module; shapes: of the parameters, in their order; compiled: how `gradient_only` and
-    `directional_derivative_at` run.
+    plan: pairs of a layer's kind and its module; shapes: of the parameters, in their order; compiled: the mode of
+    torch.compile for `gradient_only` and `directional_derivative_at`, or 'none'.
     """
 
     def __init__(self, plan, shapes, compiled="none"):
@@ -345,8 +345,9 @@ class LayerwiseDerivatives:
         self.sizes = [shape.numel() for shape in shapes]
         self.keep_records = compiled == "none"  # out of compiled code a record would cost more than it saves
         if not self.keep_records:
-            self.gradient_only = torch.compile(self.gradient_only, mode=compiled, dynamic=False)
-            self.directional_derivative_at = torch.compile(self.directional_derivative_at, mode=compiled, dynamic=False)
+            options = {"mode": compiled, "dynamic": False}
+            self.gradient_only = torch.compile(self.gradient_only, **options)
+            self.directional_derivative_at = torch.compile(self.directional_derivative_at, **options)
 
     def _views(self, theta, layers):
         """Each layer's tensors of a flat vector (P,)."""
@@ -358,7 +359,7 @@ class LayerwiseDerivatives:
         return torch.cat([grad.reshape(-1) for layer in layers if layer.num_params for grad in layer.grads])
 
     def gradient(self, theta, x, y, need_weights=True):
-        """The gradient (P,) by the weights theta (P,), the logits (B, C) and the Record; need_weights False: no gradient, None."""
+        """The gradient (P,) by the weights theta (P,), or None without need_weights; the logits (B, C); the Record."""
         layers, h = [kind(module) for kind, module in self.plan], x
         for layer, params in zip(layers, self._views(theta, layers)):
             layer.params = params
@@ -372,10 +373,10 @@ class LayerwiseDerivatives:
         return self._flat_grads(layers) if need_weights else None, logits.T, Record(layers, p, y)
 
     def directional_derivative(self, record, direction, need_weights=True):
-        """Derivatives along `direction` (P,) of the weights, at a record's values.
+        """Derivatives along `direction` (P,) of the weights, at a record's values: of the loss, and of its gradients.
 
-        Returns that of the loss (), and those of its gradients by the weights (P,), or None without need_weights, by the images
-        (B, K, H, W) and by the labels (B, C).
+        Returns the loss's slope (), the Hessian-vector product (P,), None without need_weights, and the derivatives of
+        the gradients by the images (B, K, H, W) and by the labels (B, C).
         """
         layers, p, y, h = record.layers, record.p, record.y, None
         for layer, tangents in zip(layers, self._views(direction, layers)):
@@ -399,9 +400,9 @@ class LayerwiseDerivatives:
 
 
 class GradientDescent:
-    """A step for `unroll`: gradient descent of one network's weights (1, P) at the rates (T,) on `minibatch(t, x, y)` of the set.
+    """A step for `unroll`: one network's weights (1, P) descend at the rates (T,) on the set's `minibatch(t, x, y)`.
 
-    frozen: as if each step's weights were constants (TESLA's approximation: no Hessian products).
+    frozen: as if each step's weights were constants (TESLA's approximation: no Hessian-vector products).
     """
 
     def __init__(self, derivatives, minibatch, frozen=False):
@@ -418,24 +419,22 @@ class GradientDescent:
         return (torch.sub(state[0], grad * rates[t]),)
 
     def pullback(self, t, state, inputs, adjoint, totals):
+        """The adjoint before step t; adds the step's gradients by its inputs to `totals`, None where none is needed."""
         rates, *leaves = (tensor.detach() for tensor in inputs)
         with torch.enable_grad():
             leaves = [leaf.requires_grad_(total is not None) for leaf, total in zip(leaves, totals[1:])]
-            images, labels = self.minibatch(t, *leaves)
-        direction, need_weights = adjoint[0][0], not self.frozen
+            minibatch = self.minibatch(t, *leaves)
+        request = adjoint[0][0], not self.frozen
         if record := self.records.pop(t, None):
-            derivatives = self.derivatives.directional_derivative(record, direction, need_weights)
+            slope, hvp, *mixed = self.derivatives.directional_derivative(record, *request)
         else:
-            images_labels = images.detach(), labels.detach()
-            derivatives = self.derivatives.directional_derivative_at(
-                state[0][0], *images_labels, direction, need_weights
-            )
-        slope, by_weights, by_images, by_labels = derivatives
+            values = state[0][0], *(tensor.detach() for tensor in minibatch)
+            slope, hvp, *mixed = self.derivatives.directional_derivative_at(*values, *request)
         if totals[0] is not None:
             totals[0][t] -= slope
-        outputs = [(images, by_images), (labels, by_labels)]
-        outputs, output_grads = zip(*((out, grad * -rates[t]) for out, grad in outputs if out.requires_grad))
-        learned = [(leaf, total) for leaf, total in zip(leaves, totals[1:]) if total is not None]
-        for (_, total), grad in zip(learned, torch.autograd.grad(outputs, [leaf for leaf, _ in learned], output_grads)):
+        outputs = [tensor for tensor in minibatch if tensor.requires_grad]
+        output_grads = [grad * -rates[t] for grad, tensor in zip(mixed, minibatch) if tensor.requires_grad]
+        grads = torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf.requires_grad], output_grads)
+        for total, grad in zip((total for total in totals[1:] if total is not None), grads):
             total += grad
-        return adjoint if self.frozen else (adjoint[0] - by_weights * rates[t],)
+        return adjoint if self.frozen else (adjoint[0] - hvp * rates[t],)

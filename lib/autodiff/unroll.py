@@ -1,8 +1,8 @@
-"""A network's training as a differentiable function of where it starts and of what it trains on, in constant memory.
+"""A network's training as a differentiable function of its start and of its training set, in constant memory.
 
-Training by gradient descent is a recursion state <- step(t, state, inputs). Reverse mode through all of it (back-propagation through
-time, reference sheets of dataset distillation, section 2, and of trajectory matching, section 6) would keep the graph of every
-step. `unroll` keeps the states alone, and forms each step's graph anew on the way back: exact, and as large as one step.
+Training by gradient descent is a recursion state <- step(t, state, inputs). Back-propagation through time (reference
+sheets of dataset distillation, section 2, and of trajectory matching, section 6) would keep the graph of every step.
+`unroll` keeps only the states and rebuilds each step's graph on the way back: exact, and as large as one step.
 """
 
 import torch
@@ -21,13 +21,14 @@ class Flat:
         return sum(self.sizes)
 
     def weights(self, generator):
-        """Fresh weights (P,) from `generator`; the network itself holds them too, for now."""
+        """Fresh weights (P,) drawn from `generator`; the module holds the same values."""
         self.net.reset(generator)
         return torch.cat([p.detach().flatten() for p in self.net.parameters()])
 
     def one(self, theta, x):
-        pieces = theta.split(self.sizes)
-        return functional_call(self.net, {name: p.view(s) for p, (name, s) in zip(pieces, self.shapes.items())}, (x,))
+        """Outputs (B, C) of one network, theta (P,), on x (B, ...)."""
+        params = {name: p.view(s) for p, (name, s) in zip(theta.split(self.sizes), self.shapes.items())}
+        return functional_call(self.net, params, (x,))
 
     def __call__(self, theta, x):
         """Outputs (K, B, C) of K networks, theta (K, P), on shared x (B, ...)."""
@@ -37,9 +38,9 @@ class Flat:
 
 
 def gradient(loss, theta, frozen=False):
-    """d loss(theta) / d theta, differentiable where gradients are being recorded.
+    """d loss(theta) / d theta, itself differentiable in grad mode.
 
-    frozen: as if theta were a constant when this is differentiated (TESLA's approximation: no Hessian products).
+    frozen: as if theta were a constant when this is differentiated (TESLA's approximation: no Hessian-vector products).
     """
     recording = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -49,7 +50,7 @@ def gradient(loss, theta, frozen=False):
 
 
 class _Unroll(torch.autograd.Function):
-    """unroll's two passes; `count` of the tensors are the state, the others its inputs."""
+    """The two passes of `unroll`; the first `count` tensors are the state, the others the inputs."""
 
     @staticmethod
     def forward(ctx, step, steps, count, *tensors):
@@ -69,26 +70,25 @@ class _Unroll(torch.autograd.Function):
                 adjoint = ctx.step.pullback(t, ctx.states[t], ctx.inputs, adjoint, totals)
             return None, None, None, *adjoint, *totals
         inputs = [x.detach().requires_grad_(need) for x, need in zip(ctx.inputs, needed)]
-        learned = [x for x in inputs if x.requires_grad]
+        leaves = [x for x in inputs if x.requires_grad]
         for t in reversed(range(len(ctx.states))):
             with torch.enable_grad():
                 state = [s.detach().requires_grad_() for s in ctx.states[t]]
-                after = ctx.step(t, tuple(state), *inputs)
-                found = torch.autograd.grad(
-                    after, (*state, *learned), adjoint, allow_unused=True, materialize_grads=True
-                )
-            adjoint = found[: len(state)]
-            for total, extra in zip((total for total in totals if total is not None), found[len(state) :]):
-                total += extra
+                outputs = ctx.step(t, tuple(state), *inputs)
+                options = {"allow_unused": True, "materialize_grads": True}
+                grads = torch.autograd.grad(outputs, (*state, *leaves), adjoint, **options)
+            adjoint = grads[: len(state)]
+            for total, grad in zip((total for total in totals if total is not None), grads[len(state) :]):
+                total += grad
         return None, None, None, *adjoint, *totals
 
 
 def unroll(step, steps, state, *inputs):
-    """The state after `steps` calls state = step(t, state, *inputs), differentiable in the first state and in the inputs.
+    """The state after `steps` calls state = step(t, state, *inputs); differentiable in the first state and the inputs.
 
-    state: a tuple of tensors; step: differentiable, and the same each time that it is called with a t: random numbers are drawn
-    before. Memory: the states, and the graph of one step. Exact: what is dropped is only what the graph would have kept.
-    A step that has `pullback(t, state, inputs, adjoint, totals)` -> the adjoint before it, needs no graph (tape.py): it adds what
-    reaches the inputs to `totals`, None for those that need no gradient.
+    state: a tuple of tensors. step: differentiable, with the same result whenever it is called with the same t, so its
+    random numbers are drawn before. Memory: all states and the graph of one step.
+    A step may have its own vector-Jacobian product, pullback(t, state, inputs, adjoint, totals) -> the adjoint before
+    it; then no graph is built (layerwise.py). It adds the gradients by the inputs to `totals`, None where not needed.
     """
     return _Unroll.apply(step, steps, len(state), *state, *inputs)

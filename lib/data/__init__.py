@@ -1,5 +1,5 @@
-"""Real data: archives, readers, preparation, preprocessing, the real set on the device. Imports nothing of lib but files, rng and registry."""
+"""Real data, from archives to tensors on the device. Imports nothing of lib but files, rng and registry."""
 
 from ..registry import Registry
 
-READERS = Registry(__name__)  # of a source's archives: one split's examples, in the file's order
+READERS = Registry(__name__)  # {source: reader}; a reader yields the examples of one split, in the file's order

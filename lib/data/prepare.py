@@ -1,8 +1,8 @@
-"""Download -> verify -> tensorflow-datasets builder of our own -> uint8 arrays and a manifest on disk.
+"""Download -> verify -> our own tensorflow-datasets builder -> uint8 arrays and a manifest on disk.
 
 The builder needs no TensorFlow: it writes array_record files of plain tensors, which are read once into one array per
-split, in the archive's order. Each dataset has a data folder of its own, because tensorflow-datasets keys what it keeps
-by file name alone, and MNIST and Fashion-MNIST share theirs.
+split, in the archive's order. Each dataset has its own data folder, because tensorflow-datasets keys what it stores by
+file name alone, and MNIST and Fashion-MNIST share theirs.
 """
 
 import shutil
@@ -18,9 +18,11 @@ from .sources import SOURCES, SUBSETS, in_shape, is_text, locate
 
 
 def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
-    """Prepare `dataset` (params.Dataset) into the folder `out`: train_x.npy (n, K, H, W) uint8, train_y.npy (n,) int64,
-    the same for test, and manifest.json; of text train_x.npy (all words,) int32, train_ends.npy (n,) and words.json instead.
-    `downloads` keeps archives; `archives` holds the user's own, `imagenet` their copy of ImageNet-1K. FileError says what is wrong.
+    """Prepare `dataset` (config.models.Dataset) into the folder `out`.
+
+    Writes train_x.npy (n, K, H, W) uint8, train_y.npy (n,) int64, the same of the test split, and manifest.json. For
+    text, train_x.npy is (all words,) int32, and there are train_ends.npy (n,) and words.json too. `downloads` keeps the
+    archives; `archives` holds the user's own, `imagenet` their copy of ImageNet-1K. FileError says what is wrong.
     """
     out = Path(out)
     shutil.rmtree(out, ignore_errors=True)
@@ -46,37 +48,44 @@ def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
 
     out.mkdir(parents=True)
     arrays = {}
-    workspace = out.parent / f".{name}.tmp"  # a fixed name: what a killed run left is replaced, not kept beside
+    workspace = out.parent / f".{name}.tmp"  # a fixed name: it replaces what an interrupted run left
     shutil.rmtree(workspace, ignore_errors=True)
     try:
         for split, x, y in build_arrays(name, in_shape(dataset), examples, workspace):
             arrays[split] = (x, y)
-            for letter, array in (("x", x), ("y", y)):
-                with replacing(out / f"{split}_{letter}.npy") as tmp, open(tmp, "wb") as file:
-                    np.save(file, array, allow_pickle=False)
+            save_arrays(out, split, x=x, y=y)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
     write_json(out / "manifest.json", manifest(name, dataset, arrays, names, files, packed, out))
 
 
 def prepare_text(name, dataset, files, packed, out):
-    """Write a text dataset's sentences as numbers of words, its words in that order, and its manifest."""
-    splits, words = text.numbered(dataset.source, files, packed)
+    """Write a text dataset's sentences as word indices, its vocabulary and its manifest."""
+    splits, words = text.indexed_sentences(dataset.source, files, packed)
     out.mkdir(parents=True)
     for split, (tokens, ends, labels) in splits.items():
-        for letter, array in (("x", tokens), ("ends", ends), ("y", labels)):
-            with replacing(out / f"{split}_{letter}.npy") as tmp, open(tmp, "wb") as file:
-                np.save(file, array, allow_pickle=False)
+        save_arrays(out, split, x=tokens, ends=ends, y=labels)
     write_json(out / "words.json", words)
     counts = [len(splits[split][2]) for split in readers.SPLITS]
     check_counts(name, dataset.source, counts, int(max(labels.max() for *_, labels in splits.values())) + 1, packed)
-    labels = readers.class_names(dataset.source, files)
+    names = readers.class_names(dataset.source, files)
     write_json(out / "manifest.json", {
-        "name": name, "source": dataset.source, "text": True, "num_classes": len(labels), "class_names": labels,
+        "name": name, "source": dataset.source, "text": True, "num_classes": len(names), "class_names": names,
         "num_train": counts[0], "num_test": counts[1], "class_counts": np.bincount(splits["train"][2]).tolist(),
         "words": len(words), "longest": int(np.diff(splits["train"][1], prepend=0).max()),
-        "archives": [path.name for path in files], "repacked": packed, "sha256": {p.name: sha256(p) for p in sorted(out.glob("*.npy"))},
+        "archives": [path.name for path in files], "repacked": packed, "sha256": array_digests(out),
     })  # fmt: skip
+
+
+def save_arrays(out, split, **arrays):
+    """Write SPLIT_NAME.npy for each array."""
+    for name, array in arrays.items():
+        with replacing(out / f"{split}_{name}.npy") as tmp, open(tmp, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+
+
+def array_digests(out):
+    return {path.name: sha256(path) for path in sorted(out.glob("*.npy"))}
 
 
 def check_counts(name, source, found, num_classes, packed=False):
@@ -85,13 +94,12 @@ def check_counts(name, source, found, num_classes, packed=False):
     if packed and source == "imdb":
         counts = [n - 4 for n in counts]
     if found != counts or num_classes != classes:
-        raise FileError(
-            f"{name}: {found} train and test examples of {num_classes} classes, expected {counts} of {classes}"
-        )
+        examples = f"{found} train and test examples of {num_classes} classes"
+        raise FileError(f"{name}: {examples}, expected {counts} of {classes}")
 
 
 def build_arrays(name, shape, examples, workspace):
-    """Run the examples through tensorflow-datasets' own builder; yield (split, x (n, K, H, W), y (n,))."""
+    """Run examples(split) through a tensorflow-datasets builder; yield (split, x (n, K, H, W), y (n,))."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -104,12 +112,8 @@ def build_arrays(name, shape, examples, workspace):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            features = tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Tensor(shape=shape_hwc, dtype=np.uint8),
-                    "label": tfds.features.Scalar(dtype=np.int64),
-                }
-            )
+            image = tfds.features.Tensor(shape=shape_hwc, dtype=np.uint8)
+            features = tfds.features.FeaturesDict({"image": image, "label": tfds.features.Scalar(dtype=np.int64)})
             return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
         def _split_generators(self, dl_manager):
@@ -117,10 +121,8 @@ def build_arrays(name, shape, examples, workspace):
 
         def _generate_examples(self, split):
             for i, (image, label) in enumerate(examples(split)):
-                yield (
-                    i,
-                    {"image": np.ascontiguousarray(np.broadcast_to(image, shape_hwc)), "label": label},
-                )  # grey may be wanted as three channels
+                image = np.broadcast_to(image, shape_hwc)  # grey may be wanted as three channels
+                yield i, {"image": np.ascontiguousarray(image), "label": label}
 
     Images.name = name.replace("-", "_").lower()
     builder = Images(data_dir=workspace, file_format="array_record")
@@ -144,25 +146,16 @@ def manifest(name, dataset, arrays, names, files, packed, out):
     chunks = [train_x[i : i + 10000].astype(np.float64) / 255 for i in range(0, len(train_x), 10000)]
     mean = sum(c.sum((0, 2, 3)) for c in chunks) / train_x[:, 0].size
     square = sum((c**2).sum((0, 2, 3)) for c in chunks) / train_x[:, 0].size
-    of_imagenet = {}
-    if dataset.subset:
-        present = [
-            c for c in range(num_classes) if (train_y == c).any()
-        ]  # a class that a list names twice has one label with images
-        of_imagenet = {"imagenet": [index for index, _ in SUBSETS[dataset.subset]], "classes": present}
+    imagenet = {}
+    if dataset.subset:  # a class that a list names twice has one label with images
+        present = [c for c in range(num_classes) if (train_y == c).any()]
+        imagenet = {"imagenet": [index for index, _ in SUBSETS[dataset.subset]], "classes": present}
     return {
-        **of_imagenet,
-        "name": name,
-        "source": dataset.source or dataset.subset or "folder",
-        "shape": list(in_shape(dataset)),
-        "num_classes": num_classes,
+        **imagenet, "name": name, "source": dataset.source or dataset.subset or "folder",
+        "shape": list(in_shape(dataset)), "num_classes": num_classes,
         "class_names": names or [str(c) for c in range(num_classes)],
-        "num_train": len(train_x),
-        "num_test": len(arrays["test"][0]),
+        "num_train": len(train_x), "num_test": len(arrays["test"][0]),
         "class_counts": np.bincount(train_y, minlength=num_classes).tolist(),
-        "mean": mean.tolist(),
-        "std": np.sqrt(np.maximum(square - mean**2, 1e-12)).tolist(),
-        "archives": [path.name for path in files],
-        "repacked": packed,
-        "sha256": {p.name: sha256(p) for p in sorted(out.glob("*.npy"))},
-    }
+        "mean": mean.tolist(), "std": np.sqrt(np.maximum(square - mean**2, 1e-12)).tolist(),
+        "archives": [path.name for path in files], "repacked": packed, "sha256": array_digests(out),
+    }  # fmt: skip

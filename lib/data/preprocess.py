@@ -1,14 +1,14 @@
-"""Channel standardisation and ZCA whitening, fitted on the training set, exact both ways.
+"""Channel standardisation and ZCA whitening: fitted on the training set, and exactly invertible.
 
-Source: reference sheets of FRePo (section 7), MTT (section 1) and dataset distillation (12.1). Three forms of ZCA, on flattened
-images with mean m and covariance U diag(s) U^T:
+Source: reference sheets of FRePo (section 7), MTT (section 1) and dataset distillation (section 12.1).
+Three forms of ZCA, on flattened images with mean m and covariance U diag(s) U^T:
 
-  frepo  W = U diag((s + eps * mean(s))^-1/2) U^T, covariance over n; with fewer images than dimensions, the scale of the
-         directions beyond the n-th is 1 (rank control); on standardised pixels. `checkerboard` p splits an image into its
-         p*p polyphase sub-images, which share one W fitted on their mean covariance.
-  mtt    W = U diag((s + eps)^-1/2) U^T, covariance over n - 1; on [0, 1] pixels (standardise: false).
-  rat    as frepo, on images each less its own mean and over its own norm, and with m = 0: RaT-BPTT's. Going back, all images get
-         one mean and one norm, those of the training set.
+  frepo  W = U diag((s + eps * mean(s))^-1/2) U^T on standardised pixels, covariance over n. With fewer images than
+         dimensions, the scale of the directions beyond the n-th is 1 (rank control). `checkerboard` p splits an image
+         into its p*p polyphase sub-images, which share one W fitted on their mean covariance.
+  mtt    W = U diag((s + eps)^-1/2) U^T on [0, 1] pixels (standardise: false), covariance over n - 1.
+  rat    RaT-BPTT's: as frepo with m = 0, on images that are each centred and scaled to norm 1. This step has no exact
+         inverse: all images get the mean and the norm of the training set back.
 """
 
 import numpy as np
@@ -35,19 +35,20 @@ def unpolyphase(phases, shape, p):
     return x
 
 
-def fit_zca(images, form, eps, checkerboard=1):
-    """Fit ZCA on `images`, an iterable of float64 tensors (n_i, K, H, W) that can be run through twice.
+def fit_zca(image_blocks, form, eps, checkerboard=1):
+    """Fit ZCA on the float64 tensors (n_i, K, H, W) that each call of `image_blocks` yields; it is called twice.
 
-    Returns (mean (K, H, W), vectors (D, D), scale (D,)) in float64, eigenvalues descending: W = vectors diag(scale) vectors^T.
+    Returns (mean (K, H, W), vectors (D, D), scale (D,)) in float64, W = vectors diag(scale) vectors^T, with the
+    eigenvalues in descending order.
     """
     import scipy.linalg  # a quarter of a second, of every stage
 
     count, total = 0, 0
-    for x in images():
+    for x in image_blocks():
         count, total = count + len(x), total + x.sum(0)
     mean = total / count if form != "rat" else torch.zeros_like(total)
     covariance = 0
-    for x in images():
+    for x in image_blocks():
         for phase in polyphase(x - mean, checkerboard):
             covariance = covariance + phase.T @ phase
     covariance /= checkerboard**2 * (count - 1 if form == "mtt" else count)
@@ -64,24 +65,21 @@ def fit_zca(images, form, eps, checkerboard=1):
 class Preprocess:
     """Pixels in [0, 1] <-> the space that networks and distilled sets live in.
 
-    mean, std (K,); zca: None or (mean (K, H, W), vectors (D, D), scale (D,)); checkerboard: polyphase factor; own: each image by its
-    own mean and norm, mean and std being for the way back alone.
+    mean, std (K,); zca: None or (mean (K, H, W), vectors (D, D), scale (D,)); checkerboard: polyphase factor.
+    per_image: centre and scale each image by itself; `mean` and `std` then serve the inverse only.
     """
 
-    def __init__(self, mean, std, zca=None, checkerboard=1, own=False):
-        self.mean, self.std, self.zca, self.checkerboard, self.own = mean, std, zca, checkerboard, own
+    def __init__(self, mean, std, zca=None, checkerboard=1, per_image=False):
+        self.mean, self.std, self.zca, self.checkerboard, self.per_image = mean, std, zca, checkerboard, per_image
         self._matrices = {}
 
     def _matrix(self, power, like):
-        """U diag(scale^power) U^T in the dtype and on the device of `like`; built in float64 once."""
+        """U diag(scale^power) U^T in the dtype and on the device of `like`; computed in float64, once."""
         key = (power, like.dtype, like.device)
         if key not in self._matrices:
             _, vectors, scale = (t.to(like.device) for t in self.zca)
             self._matrices[key] = ((vectors * scale**power) @ vectors.T).to(like.dtype)
         return self._matrices[key]
-
-    def _per_channel(self, name, like):
-        return getattr(self, name).to(like)[:, None, None]
 
     def _linear(self, x, power):
         phases = polyphase(x, self.checkerboard) @ self._matrix(power, x)
@@ -89,30 +87,35 @@ class Preprocess:
 
     def apply(self, pixels):
         """(n, K, H, W) floats in [0, 1] -> preprocessed."""
-        if self.own:
+        if self.per_image:
             flat = pixels.flatten(1) - pixels.flatten(1).mean(1, keepdim=True)
             x = F.normalize(flat, dim=1).view_as(pixels)
         else:
-            x = (pixels - self._per_channel("mean", pixels)) / self._per_channel("std", pixels)
+            x = (pixels - _per_channel(self.mean, pixels)) / _per_channel(self.std, pixels)
         return x if self.zca is None else self._linear(x - self.zca[0].to(x), 1)
 
     def invert(self, x):
         """Preprocessed -> pixels; not clipped."""
         if self.zca is not None:
             x = self._linear(x, -1) + self.zca[0].to(x)
-        return x * self._per_channel("std", x) + self._per_channel("mean", x)
+        return x * _per_channel(self.std, x) + _per_channel(self.mean, x)
 
     def save(self, path, **meta):
         tensors = {"mean": self.mean, "std": self.std}
         if self.zca is not None:
             tensors |= dict(zip(("zca_mean", "zca_vectors", "zca_scale"), self.zca))
-        save_tensors(path, tensors, checkerboard=self.checkerboard, own=self.own, **meta)
+        save_tensors(path, tensors, checkerboard=self.checkerboard, own=self.per_image, **meta)
 
     @classmethod
     def load(cls, path):
         tensors, meta = load_tensors(path)
         zca = tuple(tensors[k] for k in ("zca_mean", "zca_vectors", "zca_scale")) if "zca_mean" in tensors else None
         return cls(tensors["mean"], tensors["std"], zca, meta["checkerboard"], meta["own"])
+
+
+def _per_channel(values, like):
+    """(K,) -> (K, 1, 1), in the dtype and on the device of `like`."""
+    return values.to(like)[:, None, None]
 
 
 def fit(cfg, pixels, manifest):
@@ -124,12 +127,13 @@ def fit(cfg, pixels, manifest):
         mean, std = torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64)
     if cfg.zca == "rat":
         std = std * pixels[0].size ** 0.5  # the norm of an image of that deviation
-    plain = Preprocess(mean, std, own=cfg.zca == "rat")
+    standardise = Preprocess(mean, std, per_image=cfg.zca == "rat")
     if cfg.zca == "none":
-        return plain
+        return standardise
 
-    def images():
+    def image_blocks():
         for start in tqdm(range(0, len(pixels), BLOCK), desc="covariance", unit="blocks"):
-            yield plain.apply(torch.from_numpy(pixels[start : start + BLOCK].astype(np.float64) / 255))
+            yield standardise.apply(torch.from_numpy(pixels[start : start + BLOCK].astype(np.float64) / 255))
 
-    return Preprocess(mean, std, fit_zca(images, cfg.zca, cfg.zca_eps, cfg.checkerboard), cfg.checkerboard, plain.own)
+    zca = fit_zca(image_blocks, cfg.zca, cfg.zca_eps, cfg.checkerboard)
+    return Preprocess(mean, std, zca, cfg.checkerboard, standardise.per_image)

@@ -1,4 +1,4 @@
-"""Readers of the published formats of images: each yields (image uint8 (H, W, K), label) for one split, in the file's order."""
+"""Readers of image formats: each yields (image uint8 (H, W, K), label) of one split, in the order of its file."""
 
 import bz2
 import io
@@ -14,23 +14,22 @@ from .sources import SOURCES, gunzip, members
 GIGA = 1 << 30
 DIGITS_TRAIN = 1297  # the fixed split: the first 1297 of scikit-learn's 1797 digits train, the last 500 test
 SPLITS = ("train", "test")
+FOLDERS = {"train": "train", "test": "val"}  # archives of ImageNet's kind: their validation images are the test split
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def picture(data, resolution, name):
-    """Decode a picture (bytes), crop its central square and shrink it to `resolution` by area averaging -> uint8 (H, W, 3)."""
+    """Decode a picture (bytes), crop its central square and resize it by area averaging -> uint8 (H, W, 3)."""
     try:
         image = Image.open(io.BytesIO(data)).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise FileError(
-            f"{name}: not a readable picture ({type(error).__name__}: {error}); replace or remove it"
-        ) from None
+        problem = f"not a readable picture ({type(error).__name__}: {error})"
+        raise FileError(f"{name}: {problem}; replace or remove it") from None
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     # BOX averages the source pixels under each target pixel, which is what 'area' interpolation means.
-    return np.asarray(
-        image.resize((resolution, resolution), Image.Resampling.BOX, (left, top, left + side, top + side))
-    )
+    square = (left, top, left + side, top + side)
+    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BOX, square))
 
 
 @READERS.register("digits")
@@ -56,41 +55,38 @@ def idx(files, packed, split, resolution):
 
 @READERS.register("usps")
 def usps(files, packed, split, resolution):
-    """USPS digits, 16x16, grey values from -1 to 1: libsvm's lines `LABEL INDEX:VALUE ...` with labels 1 to 10, or arrays of thousandths.
+    """USPS digits, 16x16, grey values from -1 to 1, resized bilinearly as the 28-pixel copies of it were.
 
-    Brought to `resolution` bilinearly, as the 28-pixel copies of it were.
+    Read from libsvm's lines `LABEL INDEX:VALUE ...` with labels 1 to 10, or (packed) from arrays of thousandths.
     """
     if packed:
         arrays = np.load(files[0], allow_pickle=False)
         values, labels = arrays[f"x_{split}"].reshape(-1, 256) / 1000, arrays[f"y_{split}"]
     else:
         with bz2.open(files[SPLITS.index(split)], "rt") as file:
-            rows = [line.split() for line in file if line.strip()]
-        labels = np.array([int(row[0]) - 1 for row in rows])
-        values = np.zeros((len(rows), 256))
-        for row, mine in zip(rows, values):
-            for index, value in (pair.split(":") for pair in row[1:]):
-                mine[int(index) - 1] = float(value)
-    for image, label in zip(np.rint((values + 1) * 127.5).clip(0, 255).astype(np.uint8).reshape(-1, 16, 16), labels):
-        yield (
-            np.asarray(Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BILINEAR))[..., None],
-            int(label),
-        )
+            lines = [line.split() for line in file if line.strip()]
+        labels = np.array([int(line[0]) - 1 for line in lines])
+        values = np.zeros((len(lines), 256))
+        for line, image in zip(lines, values):
+            for index, value in (pair.split(":") for pair in line[1:]):
+                image[int(index) - 1] = float(value)
+    images = np.rint((values + 1) * 127.5).clip(0, 255).astype(np.uint8).reshape(-1, 16, 16)
+    for image, label in zip(images, labels):
+        resized = Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BILINEAR)
+        yield np.asarray(resized)[..., None], int(label)
 
 
 @READERS.register("svhn")
 def svhn(files, packed, split, resolution):
-    """Street View House Numbers, cropped: MATLAB files of X (32, 32, 3, n) and y (n, 1), in which 10 stands for the digit 0."""
+    """Street View House Numbers: MATLAB files of X (32, 32, 3, n) and y (n, 1), in which 10 stands for the digit 0."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
     path = files[0 if split == "train" else 1]
     try:
         arrays = loadmat(path, variable_names=("X", "y"))
-        yield from zip(
-            np.ascontiguousarray(arrays["X"].transpose(3, 0, 1, 2)),
-            (int(label) % 10 for label in arrays["y"].flatten()),
-        )
+        images = np.ascontiguousarray(arrays["X"].transpose(3, 0, 1, 2))
+        yield from zip(images, (int(label) % 10 for label in arrays["y"].flatten()))
     except (MatReadError, KeyError, ValueError, TypeError) as error:
         raise FileError(f"{path}: not a MATLAB file of X and y ({error})") from None
 
@@ -102,18 +98,17 @@ def cifar(files, packed, split, resolution, label_bytes=1):
         yield from cifar10_packed(files, split)
         return
     prefix = {"train": ("data_batch_", "train.bin"), "test": ("test_batch", "test.bin")}[split]
-    found = {_base(n): data for n, data in members(files[0], GIGA, lambda n: _base(n).startswith(prefix))}
-    for name in sorted(found):
-        if len(found[name]) % (label_bytes + 3072):
+    batches = {_base(n): data for n, data in members(files[0], GIGA, lambda n: _base(n).startswith(prefix))}
+    for name, data in sorted(batches.items()):
+        if len(data) % (label_bytes + 3072):
             raise FileError(f"{files[0]}: {name} does not hold whole records")
-        records = np.frombuffer(found[name], np.uint8).reshape(-1, label_bytes + 3072)
-        yield from zip(
-            records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), map(int, records[:, label_bytes - 1])
-        )
+        records = np.frombuffer(data, np.uint8).reshape(-1, label_bytes + 3072)
+        images = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        yield from zip(images, map(int, records[:, label_bytes - 1]))
 
 
 def listed_names(ending):
-    """A function: the names of the labels, the last words of the lines of the archive's file of this ending."""
+    """A function files -> class names: each line's last word in the archive's file whose name has this ending."""
 
     def names(files):
         for _, data in members(files[0], 4 * GIGA, lambda name: name.endswith(ending)):
@@ -131,15 +126,10 @@ def cifar100(files, packed, split, resolution):
 def cifar10_packed(files, split):
     """Lossless WebP pictures of 100x100 tiles in the published order, labels beside them."""
     labels = np.load(files[-1], allow_pickle=False)[split]
-    pictures = files[:5] if split == "train" else files[5:6]
     tiles = []
-    for path in pictures:
-        tiles.append(
-            np.asarray(Image.open(path).convert("RGB"))
-            .reshape(100, 32, 100, 32, 3)
-            .swapaxes(1, 2)
-            .reshape(-1, 32, 32, 3)
-        )
+    for path in files[:5] if split == "train" else files[5:6]:
+        pixels = np.asarray(Image.open(path).convert("RGB")).reshape(100, 32, 100, 32, 3)
+        tiles.append(pixels.swapaxes(1, 2).reshape(-1, 32, 32, 3))
     yield from zip(np.concatenate(tiles), map(int, labels))
 
 
@@ -156,28 +146,26 @@ def _tiny_names(files):
 @READERS.register(names=_tiny_names)
 def tiny_imagenet(files, packed, split, resolution):
     """ROOT/train/WNID/images/*.JPEG; the test split is ROOT/val/images with its list of annotations."""
-    folder = "train" if split == "train" else "val"
-    found = dict(members(files[0], 2 * GIGA, lambda n: n.split("/")[1:2] == [folder] and not n.endswith("_boxes.txt")))
-    names, labels = _tiny_names(files), {}
-    for name in [n for n in found if n.endswith("/val_annotations.txt")]:
-        labels = dict(line.split("\t")[:2] for line in found.pop(name).decode().splitlines())
-    for name, data in found.items():
-        yield (
-            picture(data, resolution, name),
-            names.index(name.split("/")[2] if split == "train" else labels[_base(name)]),
-        )
+    part, names, wnids = FOLDERS[split], _tiny_names(files), {}
+    images = dict(members(files[0], 2 * GIGA, lambda n: n.split("/")[1:2] == [part] and not n.endswith("_boxes.txt")))
+    for name in [n for n in images if n.endswith("/val_annotations.txt")]:
+        wnids = dict(line.split("\t")[:2] for line in images.pop(name).decode().splitlines())
+    for name, data in images.items():
+        wnid = name.split("/")[2] if split == "train" else wnids[_base(name)]
+        yield picture(data, resolution, name), names.index(wnid)
 
 
 @READERS.register("imagenette", "imagewoof")
 def class_folders_archive(files, packed, split, resolution):
-    """ROOT/{train,val}/CLASS/*: Imagenette and Imagewoof; the val split is the test split."""
-    part = "train" if split == "train" else "val"
-    found = dict(
-        members(files[0], 2 * GIGA, lambda n: n.split("/")[1:2] == [part] and Path(n).suffix.lower() in SUFFIXES)
-    )
-    classes = sorted({name.split("/")[-2] for name in found})
-    for name in sorted(found):
-        yield picture(found[name], resolution, name), classes.index(name.split("/")[-2])
+    """Imagenette and Imagewoof: ROOT/{train,val}/CLASS/*; the val split is the test split."""
+
+    def wanted(name):
+        return name.split("/")[1:2] == [FOLDERS[split]] and Path(name).suffix.lower() in SUFFIXES
+
+    images = dict(members(files[0], 2 * GIGA, wanted))
+    classes = sorted({name.split("/")[-2] for name in images})
+    for name in sorted(images):
+        yield picture(images[name], resolution, name), classes.index(name.split("/")[-2])
 
 
 @READERS.register("imagenet_resized")
@@ -215,8 +203,8 @@ def class_names(source, files):
 def folder_files(folder):
     """A user's own folder of class folders -> ({split: [(path, label)]}, class names).
 
-    FOLDER/train/CLASS/* with FOLDER/test or FOLDER/val beside it; or FOLDER/CLASS/*, of which every fifth picture of
-    each class, in order of names, is the test set.
+    Either FOLDER/train/CLASS/* with FOLDER/test or FOLDER/val beside it; or FOLDER/CLASS/*: every fifth picture of
+    each class, sorted by name, goes to the test set.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -228,23 +216,22 @@ def folder_files(folder):
         raise FileError(f"{train}: holds {len(classes)} class folder(s); at least 2 are needed")
 
     def pictures(root, name):
-        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not found:
+        paths = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not paths:
             raise FileError(f"{root / name}: no pictures ({', '.join(sorted(SUFFIXES))})")
-        return found
+        return paths
 
     splits = {"train": [], "test": []}
     for label, name in enumerate(classes):
         if test is not None:
-            splits["train"] += [(p, label) for p in pictures(train, name)]
-            splits["test"] += [(p, label) for p in pictures(test, name)]
+            splits["train"] += [(path, label) for path in pictures(train, name)]
+            splits["test"] += [(path, label) for path in pictures(test, name)]
         else:
-            for i, p in enumerate(pictures(train, name)):
-                splits["test" if i % 5 == 4 else "train"].append((p, label))
+            for i, path in enumerate(pictures(train, name)):
+                splits["test" if i % 5 == 4 else "train"].append((path, label))
     if not splits["test"]:
-        raise FileError(
-            f"{folder}: too few pictures for a test set; each class needs at least 5, or give a test folder"
-        )
+        remedy = "each class needs at least 5, or give a test folder"
+        raise FileError(f"{folder}: too few pictures for a test set; {remedy}")
     return splits, classes
 
 

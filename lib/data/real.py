@@ -15,9 +15,9 @@ BLOCK = 10000
 
 @dataclass
 class RealSet:
-    """x (n, K, H, W) float32 and y (n,) of both splits on the device, the transform that made them, and the manifest.
+    """x (n, K, H, W) float32 and y (n,) of both splits on the device, their preprocessing, and the manifest.
 
-    Of text, x are Sentences, whose shape and index are those of a tensor (n, 1, L, D), and the transform is WordVectors.
+    For text, x are Sentences, which have the shape and indexing of a tensor (n, 1, L, D); `preprocess` is WordVectors.
     """
 
     train_x: torch.Tensor
@@ -37,11 +37,11 @@ class RealSet:
 
     @property
     def classes(self):
-        """The classes of which there are training images, in the order in which a distilled set holds them."""
+        """The classes that have training images, in the order in which a distilled set holds them."""
         return self.manifest.get("classes") or list(range(self.num_classes))
 
     def only(self, classes):
-        """Training and test images of these classes alone; labels and their number stay."""
+        """The training and test images of these classes; labels and num_classes stay."""
         wanted = torch.tensor(classes, device=self.train_y.device)
         train, test = torch.isin(self.train_y, wanted), torch.isin(self.test_y, wanted)
         tensors = self.train_x[train], self.train_y[train], self.test_x[test], self.test_y[test]
@@ -54,12 +54,12 @@ class RealSet:
 
 
 def class_groups(num_classes, steps, seed):
-    """`steps` equal groups of classes, in the class order of `seed`: numpy's legacy permutation, as DM and FRePo take it."""
+    """`steps` equal groups of classes in random order: numpy's legacy permutation of `seed`, as in DM and FRePo."""
     return np.random.RandomState(seed).permutation(num_classes).reshape(steps, -1).tolist()
 
 
 def part_of(real, cfg, seed, step=0):
-    """The real data that one run of a cell (cfg: schema.Distill) may see: a chunk, or the classes of a step, or all."""
+    """The real data of one run of a cell (config.models.Distill): a chunk, or the classes of one step, or all."""
     if cfg.chunk:
         real = real.chunk(seed, cfg.chunk)
     return real if cfg.class_steps == 1 else real.only(class_groups(real.num_classes, cfg.class_steps, seed)[step])
@@ -67,17 +67,16 @@ def part_of(real, cfg, seed, step=0):
 
 def load_arrays(folder, split):
     """x (n, K, H, W) uint8, memory-mapped, and y (n,) int64 of a prepared dataset."""
+    folder = Path(folder)
     try:
-        x = np.load(Path(folder) / f"{split}_x.npy", mmap_mode="r", allow_pickle=False)
-        return x, np.load(Path(folder) / f"{split}_y.npy", allow_pickle=False)
+        x = np.load(folder / f"{split}_x.npy", mmap_mode="r", allow_pickle=False)
+        return x, np.load(folder / f"{split}_y.npy", allow_pickle=False)
     except FileNotFoundError as error:
-        raise FileError(
-            f"{error.filename}: not found; prepare the dataset first (`dvc repro prepare@{Path(folder).name}`)"
-        ) from None
+        remedy = f"prepare the dataset first (`dvc repro prepare@{folder.name}`)"
+        raise FileError(f"{error.filename}: not found; {remedy}") from None
     except ValueError as error:
-        raise FileError(
-            f"{folder}: {split} arrays are damaged ({error}); prepare the dataset again (`dvc repro -f prepare@{Path(folder).name}`)"
-        ) from None
+        remedy = f"prepare the dataset again (`dvc repro -f prepare@{folder.name}`)"
+        raise FileError(f"{folder}: {split} arrays are damaged ({error}); {remedy}") from None
 
 
 def load_real(folder, preprocess_path, device):
@@ -98,11 +97,11 @@ def load_real(folder, preprocess_path, device):
 
 
 def load_text(folder, words, manifest, device):
-    """Load a prepared text dataset, its sentences at the length and with the vectors of `words`, onto the device."""
+    """Load a prepared text dataset onto the device, padded to the length and with the vectors of `words`."""
     tensors, vectors = [], words.vectors.to(device)
     for split in ("train", "test"):
         tokens, labels = load_arrays(folder, split)
         ends = np.load(Path(folder) / f"{split}_ends.npy", allow_pickle=False)
-        numbers = torch.from_numpy(padded(np.asarray(tokens), ends, words.length, len(vectors))).to(device)
-        tensors += [Sentences(numbers, vectors), torch.from_numpy(labels).to(device)]
+        indices = torch.from_numpy(padded(np.asarray(tokens), ends, words.length, len(vectors))).to(device)
+        tensors += [Sentences(indices, vectors), torch.from_numpy(labels).to(device)]
     return RealSet(*tensors, words, manifest)

@@ -1,8 +1,7 @@
-"""Where the published archives are, how they are fetched, verified and read.
+"""Where the published archives are, and how they are downloaded, verified and read.
 
-An archive is verified against its registered checksum before a byte of it is interpreted, also when it is the user's own
-copy. Nothing is extracted to disk: members are read one by one, within limits.
-What the sources publish is in sources.yaml, the subsets of ImageNet in imagenet.yaml.
+An archive is verified against its registered checksum before it is parsed, also when it is the user's own copy.
+Nothing is extracted to disk: members are read one by one, within limits. sources.yaml and imagenet.yaml are the tables.
 """
 
 import gzip
@@ -19,28 +18,28 @@ from tqdm import tqdm
 from ..files import FileError, read_yaml
 
 BLOCK = 1 << 20
+REMEDY = "delete it and get it again"
 
 
 @dataclass(frozen=True)
 class Archive:
     """One published file. `digest` is 'sha256:...', 'md5:...' or 'md5-first-MiB:...'.
 
-    Without one, `size` is the most that is taken, and what the file holds is checked by its counts when it is read.
+    Without a digest, `size` is an upper limit, and the number of examples is checked when the file is read.
     """
 
     name: str
     url: str | None  # None: only ever the user's own copy
     size: int
     digest: str | None
-    exact: bool = True  # false: `size` is the most that is taken, where a digest is published without a size
+    exact: bool = True  # false: `size` is an upper limit, where a digest is published without a size
 
 
-SOURCES = read_yaml(
-    Path(__file__).with_name("sources.yaml")
-)  # a recipe holds the entry that it needs: another entry is no change of it
+FOLDER = Path(__file__).parent
+SOURCES = read_yaml(FOLDER / "sources.yaml")  # a recipe holds only the entry that it needs
 SUBSETS = {
     name: [(int(index), f"n{wnid}") for index, wnid in (pair.split(":") for pair in pairs.split())]
-    for name, pairs in read_yaml(Path(__file__).with_name("imagenet.yaml")).items()
+    for name, pairs in read_yaml(FOLDER / "imagenet.yaml").items()
 }
 
 
@@ -65,22 +64,18 @@ def digest(path, kind):
 
 def verify(path, archive):
     """Refuse a file that is not the published one, byte for byte."""
-    size = Path(path).stat().st_size
-    remedy = "delete it and get it again"
+    size, other = Path(path).stat().st_size, "not the published file"
     if archive.digest is None:
         if size > archive.size:
-            raise FileError(
-                f"{path}: has {size} bytes, at most {archive.size} are taken (not the published file); {remedy}"
-            )
+            raise FileError(f"{path}: has {size} bytes, at most {archive.size} are taken ({other}); {REMEDY}")
         return
     if size != archive.size and (archive.exact or size > archive.size):
-        raise FileError(
-            f"{path}: has {size} bytes, expected {archive.size} ({'truncated' if size < archive.size else 'not the published file'}); {remedy}"
-        )
+        problem = "truncated" if size < archive.size else other
+        raise FileError(f"{path}: has {size} bytes, expected {archive.size} ({problem}); {REMEDY}")
     kind, expected = archive.digest.split(":")
     found = digest(path, kind)
     if found != expected:
-        raise FileError(f"{path}: {kind} is {found}, expected {expected} (not the published file); {remedy}")
+        raise FileError(f"{path}: {kind} is {found}, expected {expected} ({other}); {REMEDY}")
 
 
 def own_copy(archives, dataset, name):
@@ -94,34 +89,28 @@ def own_copy(archives, dataset, name):
     return next((p for p in (folder / dataset / name, folder / name) if p.is_file()), None)
 
 
-def archives_in(source, kind):
-    return [Archive(**entry) for entry in source.get(kind, ())]
-
-
 def locate(source, downloads, archives=None):
-    """Verified paths of a source's archives: the user's own copies, else downloaded ones -> (list of Paths, packed?)."""
-    dataset, published, other = source["family"], archives_in(source, "archives"), archives_in(source, "packed")
-    packed = bool(
-        other and not own_copy(archives, dataset, published[0].name) and own_copy(archives, dataset, other[-1].name)
-    )
-    wanted = other if packed else published
+    """Verified paths of a source's archives: the user's own copies, else downloads -> (list of Paths, repacked?)."""
+    dataset = source["family"]
+    published, packed = ([Archive(**entry) for entry in source.get(kind, ())] for kind in ("archives", "packed"))
+    have_published = own_copy(archives, dataset, published[0].name)
+    repacked = bool(packed and not have_published and own_copy(archives, dataset, packed[-1].name))
     paths = []
-    for archive in wanted:
+    for archive in packed if repacked else published:
         path = own_copy(archives, dataset, archive.name)
         if path is None and archive.url is None:
-            raise FileError(
-                f"{archives}/{dataset}/{archive.name}: not found, and the other parts of this packed copy are there"
-            )
+            missing = f"{archives}/{dataset}/{archive.name}"
+            raise FileError(f"{missing}: not found, and the other parts of this packed copy are there")
         if path is None:
             path = download(archive, Path(downloads) / dataset)
         else:
             verify(path, archive)
         paths.append(path)
-    return paths, packed
+    return paths, repacked
 
 
 def download(archive, folder):
-    """Fetch one archive into `folder`, going on where an earlier attempt stopped; verified before it gets its name."""
+    """Download one archive into `folder`, resuming an earlier attempt; it is verified before it gets its name."""
     path, part = folder / archive.name, folder / f"{archive.name}.part"
     if path.exists():
         verify(path, archive)
@@ -132,14 +121,15 @@ def download(archive, folder):
         if have < archive.size:
             _stream(archive, part, have)
     except OSError as error:
+        problem = f"could not be downloaded from {archive.url} ({type(error).__name__})"
         raise FileError(
-            f"{archive.name}: could not be downloaded from {archive.url} ({type(error).__name__}); what came is kept and the next "
-            f"try goes on from there. Without a network, put your own copy in a folder and name it in runtime.archives or DISTILLERY_ARCHIVES"
+            f"{archive.name}: {problem}; what came is kept and the next try goes on from there. Without a network, put "
+            "your own copy in a folder and name it in runtime.archives or DISTILLERY_ARCHIVES"
         ) from error
     try:
         verify(part, archive)
     except FileError:
-        part.unlink()  # going on from wrong bytes would never end
+        part.unlink()  # resuming from wrong bytes would never end
         raise
     os.replace(part, path)
     return path
@@ -152,12 +142,8 @@ def _stream(archive, part, have):
     with requests.get(archive.url, headers=headers, stream=True, timeout=30) as response:
         response.raise_for_status()
         resumed = response.status_code == 206
-        with (
-            open(part, "ab" if resumed else "wb") as file,
-            tqdm(
-                total=archive.size, initial=have if resumed else 0, unit="B", unit_scale=True, desc=archive.name
-            ) as bar,
-        ):
+        progress = {"total": archive.size, "initial": have if resumed else 0, "unit": "B", "unit_scale": True}
+        with open(part, "ab" if resumed else "wb") as file, tqdm(desc=archive.name, **progress) as bar:
             for block in response.iter_content(BLOCK):
                 if file.tell() + len(block) > archive.size:
                     raise OSError("more bytes than registered")
@@ -171,40 +157,38 @@ def gunzip(path, size):
         with gzip.open(path) as file:
             data = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise FileError(f"{path}: not a complete gzip file ({error}); delete it and get it again") from None
+        raise FileError(f"{path}: not a complete gzip file ({error}); {REMEDY}") from None
     if len(data) != size:
-        raise FileError(
-            f"{path}: unpacks to {'more than ' if len(data) > size else ''}{min(len(data), size)} bytes, expected {size}"
-        )
+        unpacked = f"{'more than ' if len(data) > size else ''}{min(len(data), size)} bytes"
+        raise FileError(f"{path}: unpacks to {unpacked}, expected {size}")
     return data
 
 
 def members(path, limit, wanted=lambda name: True):
     """Yield (name, bytes) for each `wanted` regular file of a tar or zip archive, in its order.
 
-    FileError on a damaged archive, on any name that would leave its folder, and past `limit` unpacked bytes in all.
+    FileError if the archive is damaged, if a name would leave the archive's folder, or past `limit` unpacked bytes.
     """
     total = 0
     try:
         for name, size, opener in _entries(path):
             parts = PurePosixPath(name.replace("\\", "/"))
             if parts.is_absolute() or ".." in parts.parts:
-                raise FileError(
-                    f"{path}: member {name!r} would be written outside of its folder; this archive is hostile"
-                )
+                problem = f"member {name!r} would be written outside of its folder"
+                raise FileError(f"{path}: {problem}; this archive is hostile")
             total += size
             if total > limit:
-                raise FileError(
-                    f"{path}: unpacks to more than {limit} bytes at member {name!r}; this archive is hostile"
-                )
+                problem = f"unpacks to more than {limit} bytes at member {name!r}"
+                raise FileError(f"{path}: {problem}; this archive is hostile")
             if wanted(name):
                 with opener() as file:
                     yield name, file.read()
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise FileError(f"{path}: not a complete archive ({error}); delete it and get it again") from None
+        raise FileError(f"{path}: not a complete archive ({error}); {REMEDY}") from None
 
 
 def _entries(path):
+    """(name, size, function that opens it) of each regular file of an archive."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():

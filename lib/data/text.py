@@ -1,7 +1,7 @@
-"""Text: sentences as numbers of words, and words as vectors.
+"""Text: sentences as word indices, and words as vectors.
 
-Source: reference sheet of dataset distillation, section 11. Words are what stands between spaces, lower-cased; the vocabulary is the
-training split's, by frequency, after the two marks; a sentence is cut or padded at its end.
+Source: reference sheet of dataset distillation, section 11. A word is what stands between spaces, in lower case. The
+vocabulary is the training split's, by frequency, after two special tokens. Sentences are cut or padded at their end.
 """
 
 import re
@@ -18,7 +18,7 @@ from . import READERS
 from .sources import SOURCES, members, own_copy
 
 UNKNOWN, PAD = 0, 1
-MARKS = ("<unk>", "<pad>")
+SPECIAL_TOKENS = ("<unk>", "<pad>")
 VECTOR_STD = 0.4  # of random vectors: about GloVe's
 MEBI = 1 << 20
 SPLITS = ("train", "test")
@@ -34,32 +34,31 @@ FILLERS = "the a of and in this that was is very some with for on many new old o
 
 @READERS.register()
 def topics(files, packed, split):
-    """A corpus of our own: sentences of 5 to 12 words, two to four of them of one of four topics, one of another."""
+    """A generated corpus: sentences of 5 to 12 words, of which 2 to 4 are from the label's topic and 1 from another."""
     rng = np.random.default_rng(SPLITS.index(split))
-    groups = [words.split() for words in TOPICS.values()]
+    vocabularies = [words.split() for words in TOPICS.values()]
     for _ in range(800 if split == "train" else 400):
         label, other = rng.choice(4, 2, replace=False)
-        told = list(rng.choice(groups[label], rng.integers(2, 5))) + [rng.choice(groups[other])]
-        sentence = told + list(rng.choice(FILLERS, rng.integers(2, 8)))
+        topic_words = list(rng.choice(vocabularies[label], rng.integers(2, 5))) + [rng.choice(vocabularies[other])]
+        sentence = topic_words + list(rng.choice(FILLERS, rng.integers(2, 8)))
         yield [str(word) for word in rng.permutation(sentence)], int(label)
 
 
 @READERS.register("trec6")
 def trec(files, packed, split, fine=False):
-    """`COARSE:fine question`, Latin-1; the fine classes are the pairs, since a fine name alone stands for several."""
-    lines = _lines(Path(files[SPLITS.index(split)]).read_bytes(), "latin-1")
-    kinds = trec_kinds(files) if fine else SOURCES["trec6"]["names"]
-    for line in lines:
-        kind, _, question = line.partition(" ")
-        yield question.lower().split(), kinds.index(kind if fine else kind.split(":")[0])
+    """Lines `COARSE:fine question` in Latin-1. The fine classes are the pairs: several share a fine name."""
+    classes = trec_fine_classes(files) if fine else SOURCES["trec6"]["names"]
+    for line in _lines(Path(files[SPLITS.index(split)]).read_bytes(), "latin-1"):
+        pair, _, question = line.partition(" ")
+        yield question.lower().split(), classes.index(pair if fine else pair.split(":")[0])
 
 
-def trec_kinds(files):
+def trec_fine_classes(files):
     """The fine classes of the training split, in alphabetical order."""
     return sorted({line.split(" ", 1)[0] for line in _lines(Path(files[0]).read_bytes(), "latin-1")})
 
 
-@READERS.register(names=trec_kinds)
+@READERS.register(names=trec_fine_classes)
 def trec50(files, packed, split):
     """TREC with its fine classes."""
     return trec(files, packed, split, fine=True)
@@ -67,7 +66,7 @@ def trec50(files, packed, split):
 
 @READERS.register("sst5")
 def sst(files, packed, split):
-    """Trees of the Stanford Sentiment Treebank, one a line: the root's class and the leaves."""
+    """Stanford Sentiment Treebank, one tree a line: the root's class and the leaves."""
     if packed:
         trees = Path(files[SPLITS.index(split)]).read_bytes()
     else:
@@ -82,55 +81,57 @@ def sst(files, packed, split):
 
 @READERS.register()
 def imdb(files, packed, split):
-    """Reviews as files of aclImdb/{train,test}/{neg,pos}, in the order of their numbers."""
-    reviews = _reviews(files[0])
-    for name in sorted(
-        (n for n in reviews if n.split("/")[-3] == split),
-        key=lambda n: (n.split("/")[-2], int(n.split("/")[-1].split("_")[0])),
-    ):
-        yield reviews[name].split(), ("neg", "pos").index(name.split("/")[-2])
+    """Reviews aclImdb/{train,test}/{neg,pos}/NUMBER_RATING.txt: the negative ones first, each class by number."""
+    reviews = []
+    for name, review in _reviews(files[0]).items():
+        folder, sentiment, file = name.split("/")[-3:]
+        if folder == split:
+            reviews.append((sentiment, int(file.split("_")[0]), review))
+    for sentiment, _, review in sorted(reviews, key=lambda row: row[:2]):
+        yield review.split(), ("neg", "pos").index(sentiment)
 
 
-@lru_cache(1)  # both splits are in one archive, which takes a while to unpack
+@lru_cache(1)  # both splits are in one archive, which is slow to unpack
 def _reviews(path):
-    found = members(path, 1024 * MEBI, lambda n: re.search(r"/(train|test)/(neg|pos)/\d+_\d+\.txt$", n))
-    return {name: data.decode("utf-8", errors="replace").lower() for name, data in found}
+    files = members(path, 1024 * MEBI, lambda n: re.search(r"/(train|test)/(neg|pos)/\d+_\d+\.txt$", n))
+    return {name: data.decode("utf-8", errors="replace").lower() for name, data in files}
 
 
 def _lines(data, encoding):
-    """Lines that are not blank; bytes that are not of the encoding become the replacement character."""
+    """The lines that are not blank; invalid bytes become the replacement character."""
     return [line for line in data.decode(encoding, errors="replace").splitlines() if line.strip()]
 
 
-def numbered(source, files, packed):
-    """-> ({split: (tokens (all,) int32, ends (n,) int64, labels (n,) int64)}, words): the sentences one after the other, as numbers.
+def indexed_sentences(source, files, packed):
+    """A source's sentences as word indices -> ({split: (tokens, ends, labels)}, vocabulary).
 
-    Word 0 stands for those that the training split does not have, word 1 pads; the others come by frequency, then by alphabet.
-    A sentence of no words is one unknown word.
+    tokens (all words,) int32: the sentences one after the other; ends (n,) int64: where each ends; labels (n,) int64.
+    Index 0 is a word that the training split does not have, 1 is padding. The others are sorted by frequency, then by
+    alphabet. An empty sentence becomes one unknown word.
     """
     sentences = {split: list(READERS[source](files, packed, split)) for split in SPLITS}
-    counts = Counter(word for words, _ in sentences["train"] for word in words if word not in MARKS)
-    words = [*MARKS, *sorted(counts, key=lambda word: (-counts[word], word))]
-    number = {word: i for i, word in enumerate(words)}
+    counts = Counter(word for words, _ in sentences["train"] for word in words if word not in SPECIAL_TOKENS)
+    vocabulary = [*SPECIAL_TOKENS, *sorted(counts, key=lambda word: (-counts[word], word))]
+    index = {word: i for i, word in enumerate(vocabulary)}
     arrays = {}
     for split, pairs in sentences.items():
-        tokens = [[number.get(word, UNKNOWN) for word in own] or [UNKNOWN] for own, _ in pairs]
-        flat = np.fromiter((t for own in tokens for t in own), np.int32)
-        arrays[split] = flat, np.cumsum([len(own) for own in tokens]), np.array([label for _, label in pairs], np.int64)
-    return arrays, words
+        rows = [[index.get(word, UNKNOWN) for word in words] or [UNKNOWN] for words, _ in pairs]
+        tokens = np.fromiter((token for row in rows for token in row), np.int32)
+        arrays[split] = tokens, np.cumsum([len(row) for row in rows]), np.array([label for _, label in pairs], np.int64)
+    return arrays, vocabulary
 
 
-def padded(tokens, ends, length, vocabulary):
-    """(n, length) int64: each sentence cut or padded at its end; words beyond the vocabulary's size are unknown."""
+def padded(tokens, ends, length, vocabulary_size):
+    """(n, length) int64: each sentence cut or padded at its end; indices beyond the vocabulary become unknown."""
     lengths = np.diff(ends, prepend=0)
     columns = np.arange(length)
     inside = columns < lengths[:, None]
     rows = np.where(inside, tokens[np.minimum((ends - lengths)[:, None] + columns, len(tokens) - 1)], PAD)
-    return np.where(rows < vocabulary, rows, UNKNOWN).astype(np.int64)
+    return np.where(rows < vocabulary_size, rows, UNKNOWN).astype(np.int64)
 
 
 class WordVectors:
-    """The vectors (V, D) of the first V words of a dataset, and the length to which its sentences are brought."""
+    """Vectors (V, D) of the first V words of a dataset's vocabulary, and the length of the padded sentences."""
 
     def __init__(self, words, vectors, length):
         self.words, self.vectors, self.length = words, vectors, length
@@ -150,14 +151,14 @@ class WordVectors:
 
 
 def fit_words(cfg, words, archives):
-    """WordVectors for `cfg` (schema.Words) and a dataset's `words`: drawn, or read from the user's file; the marks are zero.
+    """WordVectors for `cfg` (config.models.Words) and a dataset's vocabulary `words`: random, or from the user's file.
 
-    Of a file of lines, as GloVe's, the first `tokens` lines alone are read, as the original does.
+    The special tokens' vectors are zero. Of a text file, as GloVe's, only the first `tokens` lines are read, as in the
+    original code.
     """
     if cfg.tokens > len(words):
-        raise FileError(
-            f"params.yaml: tokens: found {cfg.tokens}; the dataset {cfg.dataset} has {len(words)} words with the two marks"
-        )
+        size = f"has {len(words)} words with the two special tokens"
+        raise FileError(f"params.yaml: tokens: found {cfg.tokens}; the dataset {cfg.dataset} {size}")
     words = words[: cfg.tokens]
     if cfg.vectors == "random":
         vectors = VECTOR_STD * torch.randn(cfg.tokens, cfg.dim, generator=generator(0, "vectors"))
@@ -168,30 +169,22 @@ def fit_words(cfg, words, archives):
                 f"{cfg.vectors}: no such file of word vectors in runtime.archives or DISTILLERY_ARCHIVES ({archives}); "
                 "put it there (GloVe: glove.6B.100d.txt of glove.6B.zip), or take a row with random vectors"
             )
-        known = read_vectors(path, cfg.tokens)
-        found = (
-            torch.from_numpy(np.stack([known.get(w, np.zeros(cfg.dim, np.float32)) for w in words]))
-            if _dim(known) == cfg.dim
-            else None
-        )
-        if found is None:
-            raise FileError(f"{path}: holds vectors of {_dim(known)} numbers; the row's dim is {cfg.dim}")
-        vectors = found
-    vectors[: len(MARKS)] = 0
+        vector_of = read_vectors(path, cfg.tokens)
+        dim = len(next(iter(vector_of.values()), ()))
+        if dim != cfg.dim:
+            raise FileError(f"{path}: holds vectors of {dim} numbers; the row's dim is {cfg.dim}")
+        vectors = torch.from_numpy(np.stack([vector_of.get(word, np.zeros(dim, np.float32)) for word in words]))
+    vectors[: len(SPECIAL_TOKENS)] = 0
     return WordVectors(words, vectors, cfg.length)
 
 
-def _dim(known):
-    return len(next(iter(known.values()))) if known else 0
-
-
-def read_vectors(path, lines):
-    """{word: vector} of a file of `word numbers` lines, or of an npz of `words` and `vectors`."""
+def read_vectors(path, num_lines):
+    """{word: vector} from the first lines `WORD NUMBERS` of a text file, or from an npz of `words` and `vectors`."""
     if path.suffix == ".npz":
         file = np.load(path, allow_pickle=False)
         return dict(zip(file["words"].tolist(), file["vectors"].astype(np.float32)))
     with open(path, encoding="utf-8") as file:
-        rows = (line.rstrip("\n").split(" ") for _, line in zip(range(lines), file))
+        rows = (line.rstrip("\n").split(" ") for _, line in zip(range(num_lines), file))
         try:
             return {word: np.array(numbers, np.float32) for word, *numbers in rows}
         except ValueError as error:
@@ -199,7 +192,7 @@ def read_vectors(path, lines):
 
 
 class Sentences:
-    """Real sentences on the device as numbers of words (n, L); an index gives their vectors (..., 1, L, D)."""
+    """Real sentences on the device as word indices (n, L). Indexing gives their vectors (..., 1, L, D)."""
 
     def __init__(self, tokens, vectors):
         self.tokens, self.vectors = tokens, vectors

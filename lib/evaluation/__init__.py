@@ -1,4 +1,4 @@
-"""What distilled sets are judged by: baselines, perturbation, fair scores, teachers, continual learning, membership.
+"""What distilled sets are measured by: baselines, perturbation, fair scores, teachers, continual learning, membership.
 
 Imports methods, training and what is below.
 """

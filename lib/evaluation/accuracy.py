@@ -1,18 +1,18 @@
-"""Test accuracies of distilled sets: of networks trained on them, and of kernel ridge regression with an untrained network's features."""
+"""Test accuracies of distilled sets: of networks trained on them, and of kernel ridge regression on random features."""
 
 import torch
 
 from ..methods.kernel_regression import krr_coefficients
 from ..training.students import Students, trained
 
-PUBLISHED_THRESHOLD = 0.5  # of a single logit: what DD's and TDD's code has in place of 0 (the sheet, section 15)
+PUBLISHED_THRESHOLD = 0.5  # of a single logit: what DD's and TDD's code has in place of 0 (their sheet, section 15)
 
 
 @torch.no_grad()
 def krr_accuracy(net, x, y, real, seed):
     """Test accuracy (M,) in percent, on the CPU, of kernel ridge regression from each set to the test images.
 
-    x (M, N, K, H, W), y (M, N, C): the sets; the features are those of one untrained `net`, the same for all.
+    x (M, N, K, H, W), y (M, N, C): the sets. The features are those of one untrained `net`, the same for all sets.
     """
     student = Students(net, real.shape, real.num_classes, [0], seed, x.device)
     heads = []
@@ -24,22 +24,25 @@ def krr_accuracy(net, x, y, real, seed):
     return 100 * (predicted == real.test_y).float().mean(1).cpu()
 
 
-def judged(net, stacks, real, protocol, starts):
-    """Of each kind of sets, all of one size: accuracies (seeds, networks) in percent, and of kernel ridge regression (seeds,)."""
-    x, y, lr, start = (None if t[0] is None else torch.cat(t) for t in zip(*stacks.values()))
+def stack_accuracies(net, stacks, real, protocol, starts):
+    """Accuracies in percent of stacked sets -> {kind: {accuracy (seeds, networks), krr (seeds,), ...}}.
+
+    stacks: {kind: sets of all seeds, stacked}, all of one size. starts: known weights of the students, or None.
+    """
+    x, y, lr, start = (None if tensors[0] is None else torch.cat(tensors) for tensors in zip(*stacks.values()))
     start = start if starts is None else starts.expand(len(x), -1, -1)
     students = trained(net, x, y, real, protocol, 0, lr, start)
-    found = {"accuracy": students.accuracy(real.test_x, real.test_y).view(len(x), -1).cpu()}
+    results = {"accuracy": students.accuracy(real.test_x, real.test_y).view(len(x), -1).cpu()}
     if y.shape[-1] == 1:
         at_half = students.accuracy(real.test_x, real.test_y, PUBLISHED_THRESHOLD)
-        found["at_half"] = at_half.view(len(x), -1).cpu()
+        results["at_half"] = at_half.view(len(x), -1).cpu()
     if protocol.optimizer != "schedule":
-        found["krr"] = krr_accuracy(net, x, y, real, seed=0)
-    parts = {name: each.split(len(x) // len(stacks)) for name, each in found.items()}
-    return {kind: {name: part[i] for name, part in parts.items()} for i, kind in enumerate(stacks)}
+        results["krr"] = krr_accuracy(net, x, y, real, seed=0)
+    by_kind = {name: result.split(len(x) // len(stacks)) for name, result in results.items()}
+    return {kind: {name: parts[i] for name, parts in by_kind.items()} for i, kind in enumerate(stacks)}
 
 
 def by_size(stacks):
-    """Kinds of sets, in groups of equal size, which are evaluated together: a low-rank set has more images than its memory has pixels for."""
+    """Groups of kinds of sets of equal size, to evaluate together: a low-rank set has more images than a real one."""
     sizes = {kind: stack.x.shape[1] for kind, stack in stacks.items()}
     return [[kind for kind in stacks if sizes[kind] == size] for size in dict.fromkeys(sizes.values())]

@@ -1,8 +1,8 @@
-"""Membership attacks: scores from a network's outputs on images, and how well a score tells members from non-members.
+"""Membership attacks: scores from a network's outputs on images, and how well they tell members from non-members.
 
-Source: reference sheet of FRePo, section 11: five attacks on (logits, squared loss), the learned ones cross-fitted in two
-halves; and the likelihood-ratio attack (LiRA) of Carlini et al. 2022, whose shadow networks are trained together.
-A score is larger for images that look like members. Arrays in, arrays out; `membership.py` trains the networks.
+Source: reference sheet of FRePo, section 11: five attacks on (logits, squared loss), the learned ones cross-fitted in
+two halves; and the likelihood-ratio attack (LiRA) of Carlini et al. 2022. A score is larger for images that look like
+members. All functions are on numpy arrays; `membership.py` trains the networks.
 """
 
 import warnings
@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 from scipy.stats import norm, rankdata
 
-GRIDS = {  # of the released attacks' searches
+GRIDS = {  # hyperparameter searches of the released attacks
     "logistic": {"C": np.logspace(-4, 2, 10)},
     "mlp": {"hidden_layer_sizes": [(64,), (32, 32)], "alpha": [1e-4, 1e-3, 1e-2]},
     "forest": {"max_depth": [5, 10, 20, None], "min_samples_split": [2, 5, 10], "min_samples_leaf": [1, 2, 4]},
@@ -20,13 +20,13 @@ ATTACKS = ("threshold", *GRIDS)
 
 
 def losses(logits, labels):
-    """Half the squared error (..., n) of logits (..., n, C) to what `synthetic.initial_labels` gives the classes labels (n,)."""
+    """Half the squared error (..., n) of logits (..., n, C) to the centred labels (data.labels) of classes (n,)."""
     classes = logits.shape[-1]
     return 0.5 * np.square(logits - (np.eye(classes)[labels] - 1 / classes) / (classes / 10) ** 0.5).sum(-1)
 
 
 def learned_attack(name, grid_search, seed):
-    """One of the released attacks' classifiers, with the search of its settings or with one middle setting."""
+    """One of the released attacks' classifiers, with its grid search or with one middle setting."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
@@ -43,7 +43,10 @@ def learned_attack(name, grid_search, seed):
 
 
 def attack_scores(name, logits, labels, member, grid_search, seed):
-    """Scores (n,) of one of ATTACKS on logits (n, C), labels (n,) and member (n,) bool; learned ones from the half that did not train them."""
+    """Scores (n,) of one of ATTACKS on logits (n, C), labels (n,) and member (n,) bool.
+
+    A learned attack scores each half of the images by a classifier trained on the other half.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
@@ -51,25 +54,23 @@ def attack_scores(name, logits, labels, member, grid_search, seed):
     if name == "threshold":
         return -loss
     halves = StratifiedKFold(2, shuffle=True, random_state=seed)
-    examples = np.column_stack([logits, loss])
+    examples, classifier = np.column_stack([logits, loss]), learned_attack(name, grid_search, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the MLP stops after 200 epochs, as released
-        return cross_val_predict(
-            learned_attack(name, grid_search, seed), examples, member, cv=halves, method="predict_proba"
-        )[:, 1]
+        return cross_val_predict(classifier, examples, member, cv=halves, method="predict_proba")[:, 1]
 
 
 def confidence(loss):
-    """An image's confidence for the likelihood ratio: minus the logarithm of its loss, close to normal over networks."""
+    """An image's confidence for the likelihood ratio: minus the log of its loss, about normal over networks."""
     return -np.log(loss + 1e-12)
 
 
 def likelihood_ratio(target, shadows, inside=None):
-    """Scores (n,) from confidences target (n,) and shadows (S, n) of networks trained alike.
+    """LiRA scores (n,) from the confidences of the target network (n,) and of S shadow networks (S, n).
 
-    inside (S, n) bool: which images each shadow was trained on, about half of them; then the score is the log-likelihood
-    ratio of the two normals. None: no shadow saw any of them; then it is the distance above the shadows' mean, in standard
-    deviations (the offline attack). Means are per image, the deviation is shared by all, as for few shadows.
+    inside (S, n) bool: which images each shadow network was trained on, about half; the score is the log-likelihood
+    ratio of the two normals. None: no shadow network saw any of them; the score is the number of standard deviations
+    above their mean (the offline attack). Means are per image; all images share one deviation, as for few shadows.
     """
     outside = np.ones_like(shadows, bool) if inside is None else ~inside
 
@@ -84,17 +85,17 @@ def likelihood_ratio(target, shadows, inside=None):
 
 
 def auc_and_variance(score, member):
-    """Area under the ROC curve and its variance over images (DeLong et al. 1988; ties count a half)."""
+    """Area under the ROC curve and its variance over images (DeLong et al. 1988; ties count one half)."""
     positive, negative = score[member], score[~member]
     m, n = len(positive), len(negative)
     ranks = rankdata(np.concatenate([positive, negative]))
-    above = (ranks[:m] - rankdata(positive)) / n  # for each member, the share of non-members below it
+    above = (ranks[:m] - rankdata(positive)) / n  # for each member, the fraction of non-members below it
     below = 1 - (ranks[m:] - rankdata(negative)) / m
     return above.mean(), above.var(ddof=1) / m + below.var(ddof=1) / n
 
 
 def measure(score, member, seed):
-    """How well a score tells members: AUC and its standard error, balanced accuracy, true positives at 0.1 % and 1 % false ones.
+    """AUC and its standard error, balanced accuracy, and true positive rates at false positive rates of 0.1 % and 1 %.
 
     The balanced accuracy's threshold for one half of the images is the best one of the other half.
     """
@@ -102,15 +103,11 @@ def measure(score, member, seed):
     from sklearn.model_selection import StratifiedKFold
 
     auc, variance = auc_and_variance(score, member)
-    decided = np.empty_like(member)
+    predicted = np.empty_like(member)
     for fit, held_out in StratifiedKFold(2, shuffle=True, random_state=seed).split(score[:, None], member):
-        false, true, thresholds = roc_curve(member[fit], score[fit])
-        decided[held_out] = score[held_out] >= thresholds[(true - false).argmax()]
-    false, true, _ = roc_curve(member, score, drop_intermediate=False)
-    tpr = {f"tpr_at_{100 * rate:g}": float(true[false <= rate].max()) for rate in (0.001, 0.01)}
-    return {
-        "auc": float(auc),
-        "auc_se": float(variance**0.5),
-        "balanced_accuracy": float(balanced_accuracy_score(member, decided)),
-        **tpr,
-    }
+        fpr, tpr, thresholds = roc_curve(member[fit], score[fit])
+        predicted[held_out] = score[held_out] >= thresholds[(tpr - fpr).argmax()]
+    fpr, tpr, _ = roc_curve(member, score, drop_intermediate=False)
+    at_rates = {f"tpr_at_{100 * rate:g}": float(tpr[fpr <= rate].max()) for rate in (0.001, 0.01)}
+    balanced = float(balanced_accuracy_score(member, predicted))
+    return {"auc": float(auc), "auc_se": float(variance**0.5), "balanced_accuracy": balanced, **at_rates}

@@ -1,7 +1,7 @@
-"""Class-incremental learning from a memory: classes come in groups, each leaves its few images, networks train on all that is left.
+"""Class-incremental learning from a memory: classes come in groups, and each group leaves a few images in the memory.
 
-Source: reference sheets of FRePo (section 10) and of DC, DSA and DM (section 7). After each step fresh networks are trained
-on the union of what the steps so far have left and tested on all classes seen so far, without masking the others' outputs.
+Source: reference sheets of FRePo (section 10) and of DC, DSA and DM (section 7). After each step, fresh networks are
+trained on the memory and tested on all classes seen so far, without masking the outputs of the others.
 """
 
 import torch
@@ -14,9 +14,9 @@ from ..training.students import Students
 
 
 def herd(phi, count):
-    """Indices (count,) of distinct rows of phi (n, F), each chosen so that the mean of the chosen comes nearest to the mean of all.
+    """Herding: indices (count,) of distinct rows of phi (n, F), whose mean greedily approaches the mean of all rows.
 
-    iCaRL's rule (Rebuffi et al. 2017, algorithm 4), on features of length one.
+    iCaRL's rule (Rebuffi et al. 2017, algorithm 4), on features of norm 1.
     """
     phi = F.normalize(phi, dim=1)
     mean, total, free = phi.mean(0), torch.zeros_like(phi[0]), torch.zeros(len(phi), device=phi.device)
@@ -31,9 +31,9 @@ def herd(phi, count):
 def herded_memory(net, real, cfg, seed, protocol):
     """The herding baseline of one class order: real images x (N, K, H, W), y (N, C), as many as the distilled ones.
 
-    At each step a network is trained on that step's classes by `protocol`; its features choose `cfg.ipc` images of each.
+    At each step, a network is trained on the step's classes by `protocol`; its features select `cfg.ipc` of each.
     """
-    parts = []
+    sets = []
     for step in range(cfg.class_steps):
         part = part_of(real, cfg, seed, step)
         student = Students(net, real.shape, real.num_classes, [0], f"herding.{seed}.{step}", part.train_x.device)
@@ -42,15 +42,15 @@ def herded_memory(net, real, cfg, seed, protocol):
         for label in part.classes:
             members = (part.train_y == label).nonzero().flatten()
             chosen = members[herd(phi[members], cfg.ipc)]
-            parts.append((part.train_x[chosen], initial_labels(part.train_y[chosen], real.num_classes, cfg.labels)))
-    return join(parts)
+            sets.append((part.train_x[chosen], initial_labels(part.train_y[chosen], real.num_classes, cfg.labels)))
+    return join(sets)
 
 
 def accuracies(net, x, y, real, cfg, orders, protocol, seed):
     """Accuracy after each step on the classes of each step so far.
 
-    x (M, N, K, H, W), y (M, N, C): M memories, class groups in their order; orders: M class orders (seeds of `class_groups`).
-    Returns percent (M, num_nets, T, T): [..., t, k] of the test images of group k after step t, NaN for k > t.
+    x (M, N, K, H, W), y (M, N, C): M memories, group after group; orders: M class orders (seeds of `class_groups`).
+    Returns percents (M, num_nets, T, T): [..., t, k] on the test images of group k after step t, NaN for k > t.
     """
     steps, per_step = cfg.class_steps, x.shape[1] // cfg.class_steps
     group_of = torch.empty(len(orders), real.num_classes, dtype=torch.long, device=x.device)
@@ -62,20 +62,21 @@ def accuracies(net, x, y, real, cfg, orders, protocol, seed):
     for t in range(steps):
         students = Students(net, real.shape, real.num_classes, set_of, f"{seed}.{t}", x.device)
         memory = slice(0, (t + 1) * per_step)
-        right = (students.train(x[:, memory], y[:, memory], protocol).predictions(real.test_x) == real.test_y).float()
+        predictions = students.train(x[:, memory], y[:, memory], protocol).predictions(real.test_x)
+        correct = (predictions == real.test_y).float()
         for k in range(t + 1):
-            tested = (group_of[:, real.test_y] == k).float().repeat_interleave(protocol.num_nets, 0)
-            table[:, :, t, k] = (100 * (right * tested).sum(1) / tested.sum(1)).view(len(x), -1).cpu()
+            in_group = (group_of[:, real.test_y] == k).float().repeat_interleave(protocol.num_nets, 0)
+            table[:, :, t, k] = (100 * (correct * in_group).sum(1) / in_group.sum(1)).view(len(x), -1).cpu()
     return table
 
 
 def curve(table, weights):
-    """Accuracy on all classes seen so far (..., T) from a table (..., T, T) of `accuracies`; weights (T,): test images of each group."""
-    shares = weights * torch.ones_like(table).tril()
-    return (table.nan_to_num() * shares).sum(-1) / shares.sum(-1)
+    """Accuracy on all classes seen so far (..., T), from `accuracies` (..., T, T) and the groups' test images (T,)."""
+    weights = weights * torch.ones_like(table).tril()
+    return (table.nan_to_num() * weights).sum(-1) / weights.sum(-1)
 
 
 def forgetting(table):
-    """Mean over the groups but the last of the best accuracy on them at an earlier step less that at the end (...,), in points."""
-    earlier = table[..., :-1, :-1].nan_to_num(-torch.inf).amax(-2)
-    return (earlier - table[..., -1, :-1]).mean(-1)
+    """Points (...,) lost since a group's best earlier step, mean over all groups but the last."""
+    best = table[..., :-1, :-1].nan_to_num(-torch.inf).amax(-2)
+    return (best - table[..., -1, :-1]).mean(-1)

@@ -1,8 +1,8 @@
-"""Fair scores of a distilled set: what is left of its accuracy once labels and augmentation are the same for all.
+"""Fair scores: what remains of a distilled set's accuracy once labels and augmentation are the same for all methods.
 
-Source: reference sheet of EDF, section 9 (DD-Ranking). Accuracies are fractions here, where the released code takes percents.
-Departures: a training's accuracy is that of its end, not the best of its checks on the test set; the rate of trainings that have none
-of their own is the best of five by test accuracy, as published.
+Source: reference sheet of EDF, section 9 (DD-Ranking). Departures: accuracies are fractions, not percents; a training's
+accuracy is that of its end, not the best of its checks on the test set. As published, the rate of trainings that have
+none of their own is the best of five by test accuracy.
 """
 
 from math import e, exp
@@ -19,50 +19,50 @@ WEIGHT = 0.5  # of the gain over random images, and of trainings with augmentati
 
 
 def normalised(balance):
-    """A balance between -1 and 1 as a score between 0 and 1; no gain and no loss is 0.269."""
+    """A balance in [-1, 1] as a score in [0, 1]; balance 0, neither gain nor loss, gives 0.269."""
     return (exp(balance) - 1 / e) / (e - 1 / e)
 
 
 def label_robust(hard_loss, gain):
-    """LRS: hard_loss is what hard labels lose against the real set, gain what the set has over random images under its own evaluation."""
+    """LRS, from what hard labels lose against the real set and what the set gains over random images."""
     return normalised(WEIGHT * gain - (1 - WEIGHT) * hard_loss)
 
 
 def augmentation_robust(augmented_gain, plain_gain):
-    """ARS, of the gains over random images with augmentation and without."""
+    """ARS, from the gains over random images with augmentation and without."""
     return normalised(WEIGHT * augmented_gain + (1 - WEIGHT) * plain_gain)
 
 
-def accuracy(net, own, real, protocol, seed):
-    """Of one network trained on a DistilledSet, at the set's own rate or at the best of RATES where the protocol leaves it to us; a fraction."""
+def accuracy(net, distilled, real, protocol, seed):
+    """Accuracy (a fraction) of one network trained on a DistilledSet, at the set's rate or at the best of RATES."""
     protocol = protocol.changed(num_nets=1)
-    if protocol.optimizer != "sgd" or own.lr is not None:
-        x, y, lr, start = (None if t is None else t[None] for t in own)
+    if protocol.optimizer != "sgd" or distilled.lr is not None:
+        x, y, lr, start = (None if t is None else t[None] for t in distilled)
         return evaluate(net, x, y, real, protocol, seed, lr, start).item() / 100
     lr = torch.tensor(RATES)[:, None, None]
-    x, y = (t.expand(len(RATES), *t.shape) for t in own[:2])
+    x, y = (t.expand(len(RATES), *t.shape) for t in distilled[:2])
     return evaluate(net, x, y, real, protocol, seed, lr).max().item() / 100
 
 
-def fair_scores(net, own, real, cfg, protocol, hard, augment, full, teach, run):
+def fair_scores(net, distilled, real, cfg, protocol, hard, augment, full, teach, run):
     """One run's scores of a DistilledSet -> {name: fraction}.
 
-    protocol: the method's own; hard: an sgd protocol for hard labels; augment: the policy that is on and off for the robustness to it;
-    full: accuracy of a network trained on the whole real set; teach(x): a teacher's labels (n, C) for random images of a method of soft labels,
-    or None.
+    protocol: the method's own; hard: an sgd protocol for hard labels; augment: a policy that ARS takes away; full: the
+    accuracy of a network trained on the whole real set; teach(x): a teacher's labels (n, C) for random images if the
+    method's labels are soft, else None.
     """
+
+    def gain(protocol):
+        return accuracy(net, distilled, real, protocol, run) - accuracy(net, random, real, protocol, run)
+
     x, y = real_subset(real, cfg, f"{run}.fair")
     random = DistilledSet(x, y if teach is None else teach(x))
-    if own.lr is not None and protocol.optimizer == "schedule":
-        random = random._replace(lr=torch.full_like(own.lr, protocol.lr), start=own.start)
-    hardened = DistilledSet(own.x, class_labels(own.y.argmax(1), real.num_classes, "one_hot"))
-    gain = accuracy(net, own, real, protocol, run) - accuracy(net, random, real, protocol, run)
-    loss = full - accuracy(net, hardened, real, hard, run)
-    found = {"HLR": loss, "IOR": gain, "LRS": label_robust(loss, gain)}
+    if distilled.lr is not None and protocol.optimizer == "schedule":
+        random = random._replace(lr=torch.full_like(distilled.lr, protocol.lr), start=distilled.start)
+    hardened = DistilledSet(distilled.x, class_labels(distilled.y.argmax(1), real.num_classes, "one_hot"))
+    scores = {"HLR": full - accuracy(net, hardened, real, hard, run), "IOR": gain(protocol)}
+    scores["LRS"] = label_robust(scores["HLR"], scores["IOR"])
     if protocol.optimizer != "schedule":
-        gains = [
-            accuracy(net, own, real, p, run) - accuracy(net, random, real, p, run)
-            for p in (protocol.changed(augment=a) for a in (augment, "none"))
-        ]
-        found["ARS"] = augmentation_robust(*gains)
-    return found
+        gains = (gain(protocol.changed(augment=policy)) for policy in (augment, "none"))
+        scores["ARS"] = augmentation_robust(*gains)
+    return scores

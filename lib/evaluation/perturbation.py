@@ -1,4 +1,4 @@
-"""How far the accuracy of a set with a fixed start goes when its images move a little.
+"""How the accuracy of a set with a fixed start changes when its images are perturbed a little.
 
 Source: our own measurement; see the reference sheet of dataset distillation, section 7, for the protocol.
 """
@@ -8,20 +8,21 @@ import torch
 from ..rng import generator
 from .baselines import accuracies
 
-MOVES, DRAWS = (1e-4, 1e-2), 4  # deviations of pixels: a hundredth of a grey level of 8-bit MNIST, and about one
+NOISE_STDS, DRAWS = (1e-4, 1e-2), 4  # in pixels' units: a hundredth of a grey level of 8-bit MNIST, and about one
 
 
 def perturbed_accuracies(net, sets, real, seed):
-    """{std: accuracies (sets, DRAWS) in percent} of DistilledSets with starting weights, once normal noise of that deviation is on their images.
+    """{std: accuracies (sets, DRAWS) in percent} of DistilledSets with starting weights and normal noise on the images.
 
-    A few long steps jump where a ReLU or a maximum switches: the accuracy is a function of the images with steps in it, which no gradient sees.
+    Where a ReLU or a maximum switches, a few long steps jump: accuracy has jumps in the images that no gradient sees.
     """
-    found = {}
-    for std in MOVES:
-        rng = generator(seed, "moved", device=sets[0].x.device)
-        found[f"{std:g}"] = [
-            accuracies(net, [own._replace(x=own.x + std * torch.randn(own.x.shape, generator=rng, device=own.x.device)) for _ in range(DRAWS)],
-                       real, own.start[None], 1, f"{seed}.test", test=True).flatten().tolist()
-            for own in sets
-        ]  # fmt: skip
-    return found
+    results = {}
+    for std in NOISE_STDS:
+        gen = generator(seed, "moved", device=sets[0].x.device)
+        rows = results[f"{std:g}"] = []
+        for distilled in sets:
+            x, start = distilled.x, distilled.start[None]
+            noise = [std * torch.randn(x.shape, generator=gen, device=x.device) for _ in range(DRAWS)]
+            noisy_sets = [distilled._replace(x=x + draw) for draw in noise]
+            rows.append(accuracies(net, noisy_sets, real, start, 1, f"{seed}.test", test=True).flatten().tolist())
+    return results

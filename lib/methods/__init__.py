@@ -1,6 +1,7 @@
-"""The methods, one file each, with the parts that only methods use. They know neither files nor DVC nor MLflow.
+"""The methods, one file each, and the parts that only methods use. They know neither files nor DVC nor MLflow.
 
-A method is built from (cfg, syn, seed, ...) and has `step`, `step_flops` and a state. Imports training, autodiff and what is below.
+A method is built from (cfg, syn, seed, ...) and has `step`, `step_flops` and a state. Imports training, autodiff and
+what is below.
 """
 
 from ..registry import Registry

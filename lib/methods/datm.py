@@ -1,6 +1,6 @@
-"""DATM: difficulty-aligned trajectory matching (Guo et al., ICLR 2024): MTT with learned soft labels; and PAD's filter of weights.
+"""DATM: difficulty-aligned trajectory matching (Guo et al., ICLR 2024): MTT with learned soft labels; and PAD's filter.
 
-Source: reference sheet of EDF, section 5. Labels start as the experts' logits; a step whose loss is above a threshold changes nothing.
+Source: reference sheet of EDF, section 5. Labels start as the experts' logits; a loss above `threshold` is no update.
 """
 
 from . import METHODS
@@ -11,7 +11,7 @@ LABEL_MOMENTUM = 0.9
 
 @METHODS.register()
 class DATM(MTT):
-    """cfg also has `lr_y`, `threshold` and `drop`: the fraction of weights, those nearest to their target, that the loss leaves out."""
+    """cfg also has `lr_y`, `threshold` and PAD's `drop`: the fraction of weights, nearest first, not in the loss."""
 
     def __init__(self, cfg, syn, *args, **kwargs):
         super().__init__(cfg, syn, *args, **kwargs)
@@ -21,9 +21,9 @@ class DATM(MTT):
     def distance(self, end, start, target):
         if not self.cfg.drop:
             return super().distance(end, start, target)
-        by_weight, whole = (end - target).square(), (start - target).square()
-        kept = by_weight.detach().argsort()[int(self.cfg.drop * len(end)) :]
-        return by_weight[kept].sum() / whole[kept].sum()
+        errors, lengths = (end - target).square(), (start - target).square()
+        farthest = errors.detach().argsort()[int(self.cfg.drop * len(end)) :]
+        return errors[farthest].sum() / lengths[farthest].sum()
 
     def update(self, loss):
         if loss.item() <= self.cfg.threshold:

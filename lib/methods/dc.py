@@ -1,14 +1,14 @@
 """DC: dataset condensation with gradient matching (Zhao, Mopuri, Bilen; ICLR 2021).
 
-Source: reference sheet of DC, DSA and DM, section 4. A step is one update of the images; every `outer` of them a fresh network
-begins, which between two updates trains for `inner_epochs` on the set.
+Source: reference sheet of DC, DSA and DM, section 4. A step is one update of the images. A fresh network begins every
+`outer` steps; between two of its steps it trains on the set for `inner_epochs`.
 """
 
 import torch
 import torch.nn.functional as F
 
 from ..synthetic.lowrank import images_per_class
-from ..training.compute import autocast, forward_flops, wide
+from ..training.compute import at_least_float32, autocast, forward_flops
 from . import METHODS
 from .gradient_distance import DISTANCES, class_gradients
 from .matching import Matching
@@ -26,22 +26,23 @@ class DC(Matching):
 
     @staticmethod
     def step_flops(cfg, shape, classes):
-        """Work of one update: forward and backward of the real images, twice differentiated passes of the set, the network's epochs."""
+        """FLOPs of one update: real images forward and backward, the set differentiated twice, the network's epochs."""
         n = classes * images_per_class(cfg, shape)
         epochs = cfg.inner_epochs * (cfg.outer - 1) / cfg.outer
         return forward_flops(cfg.net, shape) * (3 * classes * cfg.real_batch + 9 * n + 3 * n * epochs)
 
-    def prepare(self, real_x, chosen):
+    def prepare(self, real_x, indices):
         if self.coupled:
             with torch.no_grad():
-                self.net.train()(real_x[chosen[:, :NORM_IMAGES].flatten()])
+                self.net.train()(real_x[indices[:, :NORM_IMAGES].flatten()])
         self.net.eval()
 
     def class_losses(self, real, images, labels, draw):
-        """Distances (c,) between the gradients on real (c, B, K, H, W) and on synthetic images (c, n, K, H, W) of the classes labels (c,)."""
-        theirs = class_gradients(self.net, self.augmented(real, draw), labels, self.part)
-        ours = class_gradients(self.net, self.augmented(images, draw), labels, self.part, create_graph=True)
-        return DISTANCES[self.cfg.distance](ours, [g.detach() for g in theirs])
+        """Distances (c,) of the gradients on real (c, B, K, H, W) and synthetic images (c, n, K, H, W); labels (c,)."""
+        size = self.images_per_pass
+        real_grads = class_gradients(self.net, self.augmented(real, draw), labels, size)
+        syn_grads = class_gradients(self.net, self.augmented(images, draw), labels, size, create_graph=True)
+        return DISTANCES[self.cfg.distance](syn_grads, [grad.detach() for grad in real_grads])
 
     def augmented(self, x, draw):
         return x
@@ -51,16 +52,15 @@ class DC(Matching):
         return x
 
     def train_network(self):
-        """Train the network on the set as it is, by plain SGD; the last batch of an epoch may be smaller."""
+        """Train the network on the set by plain SGD; an epoch's last batch may be smaller."""
         x, y = self.syn.x.detach(), self.syn.y
         optimizer = torch.optim.SGD(self.net.parameters(), self.cfg.lr_net)
         self.net.train()
         for _ in range(self.cfg.inner_epochs):
-            for chosen in torch.randperm(len(x), generator=self.rngs["order"], device=x.device).split(
-                self.cfg.net_batch
-            ):
+            order = torch.randperm(len(x), generator=self.rngs["order"], device=x.device)
+            for indices in order.split(self.cfg.net_batch):
                 optimizer.zero_grad()
                 with autocast(x.device, self.cfg.conv_dtype):
-                    logits = self.net(self.training_batch(x[chosen]))
-                F.cross_entropy(wide(logits), y[chosen]).backward()
+                    logits = self.net(self.training_batch(x[indices]))
+                F.cross_entropy(at_least_float32(logits), y[indices]).backward()
                 optimizer.step()

@@ -1,16 +1,16 @@
-"""DD: dataset distillation (Wang, Zhu, Torralba, Efros 2018), by differentiating through a network's training on the set.
+"""DD: dataset distillation (Wang, Zhu, Torralba, Efros 2018), by differentiating through the training on the set.
 
-Source: reference sheet of dataset distillation, sections 1 to 4. The set is S minibatches, which a network takes in turn E times,
-each time at a learned rate of its own; the loss is the trained network's on a batch of real data. On sentences, whose images are
-sequences of word vectors, this is text dataset distillation. Knowing departures: the gradient is formed in constant memory
-(unroll.py), the real batch in parts that stay in the cache (outer.py), and every random number has a seed.
+Source: reference sheet of dataset distillation, sections 1 to 4. The set is S minibatches. A network takes them in turn
+E times, each at a learned rate of its own; the outer loss is the trained network's on a batch of real images. On
+sentences, whose images are sequences of word vectors, this is text dataset distillation. Knowing departures: the
+gradient is formed in constant memory (unroll.py), the real batch goes in parts (outer_loss.py), every draw has a seed.
 """
 
 import torch
 import torch.nn.functional as F
 
 from ..augment.dd import crop_flip
-from ..autodiff.layerwise import Descent, tape_of
+from ..autodiff.layerwise import GradientDescent, layerwise_derivatives
 from ..autodiff.unroll import Flat, gradient, unroll
 from ..networks import build
 from ..rng import generator
@@ -18,7 +18,7 @@ from ..synthetic.lowrank import images_per_class
 from ..training.compute import forward_flops
 from ..training.losses import cross_entropy
 from . import METHODS
-from .outer_loss import RealLoss
+from .outer_loss import OuterLoss
 from .state import Stateful
 
 BETAS = (0.5, 0.999)  # of the outer Adam
@@ -27,21 +27,22 @@ HALVING = 0.5
 
 @METHODS.register()
 class DD(Stateful):
-    """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run.
+    """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device.
 
-    The set gets a learned rate for each step, and where all networks start from the same weights, these weights. experts:
-    data.trajectories.Trajectories, where networks start from their last weights; held_out: so many of them are for evaluations.
+    The set gets a learned rate for each inner step and, if all networks share one start, these starting weights.
+    experts: training.trajectories.Trajectories whose last weights networks start from, or None; `held_out`: how many of
+    them are kept for evaluations.
     """
 
     def __init__(self, cfg, syn, seed, compiled="none", experts=None, held_out=0):
         self.cfg, self.syn = cfg, syn
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
-        self.tape = tape_of(self.net, compiled) if syn.y.shape[1] > 1 else None
+        self.derivatives = layerwise_derivatives(self.net, compiled) if syn.y.shape[1] > 1 else None
         self.dropout = any(isinstance(m, torch.nn.Dropout) for m in self.net.net.modules())
         self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment")}
         self.rngs["dropout"] = generator(seed, "dropout")  # on the CPU: it draws seeds
-        self.judge = RealLoss(self.net, self.tape, cfg.net, shape, device, cfg.conv_dtype)
+        self.outer_loss = OuterLoss(self.net, self.derivatives, cfg.net, shape, device, cfg.conv_dtype)
         rates = torch.full((cfg.epochs, cfg.minibatches), cfg.lr_start, device=device)
         self.pool = None if experts is None else experts.last(range(len(experts) - held_out)).to(device)
         start = self.net.weights(generator(seed, "start", device=device)) if self.pool is None else self.pool[0]
@@ -50,7 +51,7 @@ class DD(Stateful):
 
     @staticmethod
     def step_flops(cfg, shape, classes):
-        """Work of one outer step: the real batch forward and backward; each inner step twice, once of it differentiated."""
+        """FLOPs of one outer step: the real batch forward and backward; each inner step twice, once differentiated."""
         inner = cfg.epochs * images_per_class(cfg, shape) * len(cfg.classes or range(classes))
         return forward_flops(cfg.net, shape) * cfg.nets_per_step * (3 * cfg.real_batch + 12 * inner)
 
@@ -59,35 +60,30 @@ class DD(Stateful):
         if self.cfg.start == "fixed":
             return self.syn.start[None]
         if self.pool is not None:
-            return self.pool[
-                torch.randperm(len(self.pool), generator=self.rngs["weights"], device=self.pool.device)[
-                    : self.cfg.nets_per_step
-                ]
-            ]
+            order = torch.randperm(len(self.pool), generator=self.rngs["weights"], device=self.pool.device)
+            return self.pool[order[: self.cfg.nets_per_step]]
         return torch.stack([self.net.weights(self.rngs["weights"]) for _ in range(self.cfg.nets_per_step)])
 
     def train(self, theta):
-        """Weights (K, P) of networks that started from theta (K, P), after all steps; a function of the set, with its graph."""
-        seeds = (
-            torch.randint(2**62, (self.syn.rates.numel(),), generator=self.rngs["dropout"]) if self.dropout else None
-        )
-        minibatches = self.cfg.minibatches
+        """Weights (K, P) after all inner steps of networks that start from theta (K, P); differentiable in the set."""
+        steps, minibatches = self.syn.rates.numel(), self.cfg.minibatches
+        seeds = torch.randint(2**62, (steps,), generator=self.rngs["dropout"]) if self.dropout else None
         self.net.net.train()
 
-        def batch(t, images, y):
+        def minibatch(t, images, y):
             size = len(y) // minibatches
             start = t % minibatches * size
             return images[start : start + size], y[start : start + size]
 
         def step(t, state, rates, images, y):
-            x, y = batch(t, images, y)
-            if self.dropout:  # the same masks when the step is formed anew
+            x, y = minibatch(t, images, y)
+            if self.dropout:  # the same masks when the step's graph is rebuilt
                 torch.manual_seed(seeds[t].item())
-            return (state[0] - rates[t] * gradient(lambda at: cross_entropy(self.net(at, x), y).sum(), state[0]),)
+            return (state[0] - rates[t] * gradient(lambda w: cross_entropy(self.net(w, x), y).sum(), state[0]),)
 
-        if self.tape and len(theta) == 1:
-            step = Descent(self.tape, batch)
-        return unroll(step, self.syn.rates.numel(), (theta,), self.syn.lr.flatten(), self.syn.x, self.syn.labels)[0]
+        if self.derivatives and len(theta) == 1:
+            step = GradientDescent(self.derivatives, minibatch)
+        return unroll(step, steps, (theta,), self.syn.lr.flatten(), self.syn.x, self.syn.labels)[0]
 
     def step(self, step, x, y):
         """Outer step `step` (from 0) on a real batch x (B, K, H, W), y (B, C) -> metrics on the device."""
@@ -96,6 +92,6 @@ class DD(Stateful):
         self.optimizer.zero_grad()
         if self.cfg.augment == "crop_flip":
             x = crop_flip(x, self.rngs["augment"])
-        metrics = self.judge(self.train(self.starts()), x, y)
+        metrics = self.outer_loss(self.train(self.starts()), x, y)
         self.optimizer.step()
         return metrics

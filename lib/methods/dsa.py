@@ -1,6 +1,6 @@
 """DSA: dataset condensation with differentiable Siamese augmentation (Zhao, Bilen; ICML 2021).
 
-Source: reference sheet of DC, DSA and DM, sections 3 and 4: DC whose real and synthetic images of a class are augmented alike.
+Source: reference sheet of DC, DSA and DM, sections 3, 4: DC; a class's real and synthetic images are augmented alike.
 """
 
 from ..augment import dsa
@@ -22,7 +22,7 @@ class Siamese:
 
 @METHODS.register()
 class DSA(Siamese, DC):
-    """DC with Siamese augmentation in matching, and a draw for each image where the network trains."""
+    """DC with Siamese augmentation in matching, and parameters of each image's own where the network trains."""
 
     def training_batch(self, x):
         return dsa.augmented(self.cfg.augment, x[None], self.rngs["augment"], self.rngs["family"])[0]

@@ -1,6 +1,6 @@
-"""EDF: emphasizing discriminative features (Wang et al., CVPR 2025): DATM that leaves common patterns out and weighs pixels by class maps.
+"""EDF: emphasizing discriminative features (Wang et al., CVPR 2025): DATM without common patterns, its pixels weighted.
 
-Source: reference sheet of EDF, section 6. Dropping common patterns is DATM's `drop`; weighing pixels is here.
+Source: reference sheet of EDF, section 6. Dropping common patterns is DATM's `drop`; weighting by class maps is here.
 """
 
 import torch
@@ -13,7 +13,7 @@ from .datm import DATM
 
 @METHODS.register()
 class EDF(DATM):
-    """cfg also has `map_every`, `beta`, `maps`; judge: (a network in evaluation mode, the class (C,) that each label is to it)."""
+    """cfg also has `map_every`, `beta`, `maps`. judge: a network in eval mode, and its class (C,) for each label."""
 
     def __init__(self, cfg, syn, seed, *args, judge, **kwargs):
         super().__init__(cfg, syn, seed, *args, **kwargs)
@@ -22,16 +22,15 @@ class EDF(DATM):
         self.weights = torch.ones(len(syn), 1, *syn.x.shape[2:], device=syn.y.device)
 
     def images(self):
-        x = self.syn.x.view_as(self.syn.x)  # not the leaf itself, on which hooks would gather
-        x.register_hook(lambda gradient: gradient * self.weights)
+        x = self.syn.x.view_as(self.syn.x)  # a hook on the leaf itself would be added at every step
+        x.register_hook(lambda grad: grad * self.weights)
         return x
 
     def step(self, step, start, target):
         if step % self.cfg.map_every == 0:
             classes = self.judge_class[self.syn.y.detach().argmax(1)]
-            self.weights = emphasis(
-                class_maps(self.cfg.maps, self.judge, self.syn.x.detach(), classes, self.rngs["maps"]), self.cfg.beta
-            )
+            maps = class_maps(self.cfg.maps, self.judge, self.syn.x.detach(), classes, self.rngs["maps"])
+            self.weights = emphasis(maps, self.cfg.beta)
         return super().step(step, start, target)
 
     def state_dict(self):

@@ -1,10 +1,11 @@
 """FRePo: dataset distillation using neural feature regression with pooling (Zhou, Nezhadarya, Ba; NeurIPS 2022).
 
-Source: reference sheet of FRePo, sections 2 to 5. Knowing departures from the released code: the pool's member is
-drawn from a seeded generator (the original's is unseeded), the real batches are permutations of the training set
-(the original shuffles within a buffer of 16 batches), and convolutions may run in bfloat16 where the cell says so.
+Source: reference sheet of FRePo, sections 2 to 5. Knowing departures from the released code: the pool's member is drawn
+from a seeded generator (the original's is unseeded), real batches are permutations of the training set (the original
+shuffles within a buffer of 16 batches), and convolutions may run in bfloat16 if the cell says so.
 """
 
+from functools import partial
 from math import cos, pi
 
 import torch
@@ -28,8 +29,8 @@ def meta_loss(features, x, y, phi_real, targets, flip, data_fit=squared_error):
     """The outer objective: regression from the synthetic set to a real batch, plus the labels' margin term.
 
     features: images -> (N, F); x (N, K, H, W), y (N, C): the synthetic set; phi_real (B, F), without gradient;
-    targets (B, C): centred one-hot. With `flip` the set is doubled by its mirror images. data_fit: the regression's loss,
-    of predictions and targets. Returns (loss, fraction of the batch predicted rightly).
+    targets (B, C): centred one-hot; flip: double the set by its mirror images; data_fit: the loss of predictions and
+    targets. Returns the loss and the fraction of the batch that is predicted correctly.
     """
     margin = label_margin(y)
     if flip:
@@ -45,7 +46,7 @@ def cosine_lr(base, final_fraction, step, total):
 
 
 class Member:
-    """One network of the pool with its own Adam state and the number of updates it has had."""
+    """One network of the pool, its Adam state, and `counter`: the number of its updates."""
 
     def __init__(self, net, lr, counter):
         self.net, self.counter = net, counter
@@ -64,7 +65,7 @@ class Member:
         self.optimizer.load_state_dict(state["optimizer"])
         self.counter = state["counter"]
         for p, moments in self.optimizer.state.items():
-            for name in ("exp_avg", "exp_avg_sq"):  # the fused step pairs them with p by memory order: take p's layout
+            for name in ("exp_avg", "exp_avg_sq"):  # in p's layout: the fused step goes by memory order
                 moments[name] = torch.empty_like(p).copy_(moments[name])
 
 
@@ -72,8 +73,8 @@ class Member:
 class FRePo:
     """The method's state; `step` is one iteration of the algorithm.
 
-    cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run; compiled: a mode
-    of torch.compile for the networks' passes ('reduce-overhead' captures them as CUDA graphs), or 'none'.
+    cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; compiled: torch.compile's mode
+    for the networks' passes ('reduce-overhead' captures them as CUDA graphs), or 'none'.
     """
 
     def __init__(self, cfg, syn, seed, compiled="none"):
@@ -90,19 +91,16 @@ class FRePo:
         self._run = self._pass if compiled == "none" else torch.compile(self._pass, mode=compiled)
 
     def _member(self, counter):
-        syn = self.syn
-        net = build(self.cfg.net, tuple(syn.x.shape[1:]), syn.y.shape[1]).to(
-            syn.x.device, memory_format=torch.channels_last
-        )
+        x, y = self.syn.x, self.syn.y
+        net = build(self.cfg.net, tuple(x.shape[1:]), y.shape[1]).to(x.device, memory_format=torch.channels_last)
         return Member(net.reset(self.weights_rng), self.cfg.online_lr, counter)
 
     @staticmethod
     def step_flops(cfg, shape, classes):
-        """Work of one iteration: target forward; support forward and backward to the input; the online step."""
+        """FLOPs of one iteration: real images forward; the set forward, and back to the images; the online step."""
         n = classes * images_per_class(cfg, shape)
-        return forward_flops(cfg.net, shape) * (
-            cfg.real_batch + 2 * n * (2 if cfg.flip else 1) + 3 * min(n, cfg.online_batch)
-        )
+        images = cfg.real_batch + 2 * n * (2 if cfg.flip else 1) + 3 * min(n, cfg.online_batch)
+        return forward_flops(cfg.net, shape) * images
 
     def _pass(self, net, x, head):
         """A network's logits (with its head) or features on images x, convolutions in the cell's precision."""
@@ -115,25 +113,23 @@ class FRePo:
         return self._run(net.eval(), x, False).to(getattr(torch, self.cfg.krr_dtype))
 
     def data_fit(self, phi_real):
-        """The regression's loss, a function of predictions (B, C) and targets (B, C), for real features phi_real (B, F)."""
+        """The regression's loss, a function of predictions and targets (B, C), for real features phi_real (B, F)."""
         return squared_error
 
     @torch.no_grad()
     def target_features(self, net, x):
         """Features (B, F) of the real images x (B, K, H, W), a part at a time."""
-        chunk = images_per_pass(self.cfg.net, tuple(x.shape[1:]), x.device, self.cfg.conv_dtype)
-        return torch.cat([self._features(net, part) for part in x.split(chunk)])
+        size = images_per_pass(self.cfg.net, tuple(x.shape[1:]), x.device, self.cfg.conv_dtype)
+        return torch.cat([self._features(net, part) for part in x.split(size)])
 
     def meta_step(self, net, x_real, targets, lr):
         """Update the synthetic set through a frozen network (sections 2 and 3)."""
         phi_real = self.target_features(net, x_real)
-        for p in net.parameters():  # only the images and the labels need a gradient: about half of the backward pass
-            p.requires_grad_(False)
-        y = self.syn.y.to(phi_real.dtype)
-        targets = targets.to(phi_real.dtype)
-        loss, accuracy = meta_loss(
-            lambda x: self._features(net, x), self.syn.x, y, phi_real, targets, self.cfg.flip, self.data_fit(phi_real)
-        )
+        net.requires_grad_(False)  # saves about half of the backward pass
+        features = partial(self._features, net)
+        y, targets = self.syn.y.to(phi_real.dtype), targets.to(phi_real.dtype)
+        data_fit = self.data_fit(phi_real)
+        loss, accuracy = meta_loss(features, self.syn.x, y, phi_real, targets, self.cfg.flip, data_fit)
         self.optimizer.zero_grad()
         loss.backward()
         for group in self.optimizer.param_groups:
@@ -143,14 +139,13 @@ class FRePo:
 
     def online_step(self, member):
         """Train a member of the pool on the set for one step (section 5): train-mode norm, no flip, no augmentation."""
-        n, limit = len(self.syn), self.cfg.online_batch
+        n, batch = len(self.syn), self.cfg.online_batch
         x, y = self.syn.x.detach(), self.syn.y.detach()
-        if n > limit:
-            chosen = torch.randperm(n, generator=self.batch_rng, device=x.device)[:limit]
-            x, y = x[chosen], y[chosen]
+        if n > batch:
+            indices = torch.randperm(n, generator=self.batch_rng, device=x.device)[:batch]
+            x, y = x[indices], y[indices]
         net = member.net.train()
-        for p in net.parameters():
-            p.requires_grad_(True)
+        net.requires_grad_(True)
         member.optimizer.zero_grad()
         squared_error(self._run(net, x, True).to(y.dtype), y).backward()
         member.optimizer.step()
@@ -158,7 +153,7 @@ class FRePo:
 
     def step(self, step, x_real, targets):
         """Iteration `step` (from 0) on a real batch x_real (B, K, H, W), targets (B, C) -> metrics on the device."""
-        torch.compiler.cudagraph_mark_step_begin()  # outputs of captured passes live for one iteration; a no-op otherwise
+        torch.compiler.cudagraph_mark_step_begin()  # captured outputs live for one iteration
         member = self.pool[torch.randint(len(self.pool), (), generator=self.pool_rng)]
         lr = cosine_lr(self.cfg.outer_lr, self.cfg.outer_lr_final, step, self.cfg.steps)
         metrics = self.meta_step(member.net, x_real, targets, lr)

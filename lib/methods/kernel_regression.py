@@ -1,7 +1,7 @@
-"""Kernel ridge regression with the conjugate kernel <f(x), f(x')>: the closed-form optimal linear head on a set.
+"""Kernel ridge regression with the conjugate kernel <f(x), f(x')>: the optimal linear head on a set, in closed form.
 
-Source: reference sheet of FRePo, section 2. The ridge is relative and tiny (1e-6 of the kernel's mean eigenvalue), so the
-kernel and its Cholesky factor never see less than float32, whatever precision the convolutions ran in.
+Source: reference sheet of FRePo, section 2. The ridge is relative and tiny (1e-6 of the kernel's mean eigenvalue), so
+the kernel and its Cholesky factor are at least float32, whatever the precision of the convolutions.
 """
 
 import torch
@@ -10,7 +10,7 @@ RIDGE = 1e-6
 
 
 def krr_coefficients(phi_syn, y_syn, ridge=RIDGE):
-    """alpha (N, C) = (K + ridge * tr(K)/N * I)^-1 y for K = phi phi^T; phi_syn (N, F), y_syn (N, C). Differentiable.
+    """alpha (N, C) = (K + ridge tr(K) / N I)^-1 y for K = phi phi^T; phi_syn (N, F), y_syn (N, C). Differentiable.
 
     A kernel that is singular at this precision gives NaN, not an error: no value is fetched from the device here.
     """

@@ -1,8 +1,8 @@
-"""What DC, DSA and DM have in common: images of each class against real images of that class, through random networks.
+"""What DC, DSA and DM share: each class's synthetic images are matched to its real images through random networks.
 
-Source: reference sheet of DC, DSA and DM, sections 1, 4 and 5. Knowing departures: every random number has a seed (the original's
-come from the clock), and the loss is formed for groups of classes that fit the device; their gradients are added before the
-update, so that the update is the original's.
+Source: reference sheet of DC, DSA and DM, sections 1, 4 and 5. Knowing departures: every random number has a seed (the
+original's come from the clock), and the loss is formed for groups of classes that fit the device. The groups' gradients
+are added before the update, so the update is the original's.
 """
 
 import torch
@@ -17,13 +17,13 @@ MOMENTUM = 0.5  # of the images' SGD
 
 
 class Matching(Stateful):
-    """State and step of a matching method, which gives `class_losses` and `prepare` (the network's mode); `draw` is its augmentation.
+    """State and step of a matching method, which adds `class_losses` and `prepare` (the network's mode).
 
     cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run.
     """
 
     outer = 1  # updates of the images to a network
-    parts = ("syn", "optimizer", "net")
+    checkpointed = ("syn", "optimizer", "net")
     joint = False  # whether all classes must be in one group
 
     def __init__(self, cfg, syn, seed, compiled="none"):
@@ -36,12 +36,9 @@ class Matching(Stateful):
         shape = tuple(syn.x.shape[1:])
         net = build(cfg.net, shape, syn.y.shape[1])
         self.net = net.to(device, memory_format=net.layout)
-        self.coupled = any(
-            isinstance(m, BatchNorm) for m in self.net.modules()
-        )  # classes see each other through the norm
-        self.part = max(
-            images_per_pass(cfg.net, shape, device, cfg.conv_dtype) // 2, 1
-        )  # half, measured best with norms over positions
+        self.coupled = any(isinstance(m, BatchNorm) for m in net.modules())  # a batch norm mixes the classes
+        # A half was measured best with norms over positions.
+        self.images_per_pass = max(images_per_pass(cfg.net, shape, device, cfg.conv_dtype) // 2, 1)
         self.optimizer = torch.optim.SGD(syn.images, cfg.lr_img, momentum=MOMENTUM)
 
     def draw(self):
@@ -50,26 +47,27 @@ class Matching(Stateful):
 
     def groups(self):
         """Slices of classes that are matched together: as many as fill a pass."""
-        size = len(self.classes)
-        step = size if self.joint else max(self.part // max(self.cfg.real_batch, self.per_class), 1)
-        return [slice(c, min(c + step, size)) for c in range(0, size, step)]
+        count = len(self.classes)
+        size = count if self.joint else max(self.images_per_pass // max(self.cfg.real_batch, self.per_class), 1)
+        return [slice(c, min(c + size, count)) for c in range(0, count, size)]
 
-    def step(self, step, real_x, chosen):
-        """One update of the images: real_x (n, K, H, W), chosen (C, B) of them for each class -> metrics on the device."""
+    def step(self, step, real_x, indices):
+        """One update of the images on the batches indices (C, B) of real_x (n, K, H, W) -> metrics on the device."""
         if step % self.outer == 0:
             self.net.reset(self.rngs["weights"])
         x, draw = self.syn.x, self.draw()
         images = x.detach().unflatten(0, (len(self.classes), self.per_class))
-        total, gradients = 0, []
+        total, grads = 0, []
         with autocast(x.device, self.cfg.conv_dtype):
-            self.prepare(real_x, chosen)
-            for part in self.groups():
-                own = images[part].clone().requires_grad_()
-                loss = self.class_losses(real_x[chosen[part]], own, self.classes[part], draw and draw[part]).sum()
-                gradients += torch.autograd.grad(loss, own)
+            self.prepare(real_x, indices)
+            for group in self.groups():
+                leaf = images[group].clone().requires_grad_()
+                labels, group_draw = self.classes[group], draw and draw[group]
+                loss = self.class_losses(real_x[indices[group]], leaf, labels, group_draw).sum()
+                grads += torch.autograd.grad(loss, leaf)
                 total = total + loss.detach()
         self.optimizer.zero_grad()
-        x.backward(torch.cat(gradients).flatten(0, 1))  # to the pixels, or through the product to its factors
+        x.backward(torch.cat(grads).flatten(0, 1))  # to the pixels or, if they are a product, to its factors
         self.optimizer.step()
         if (step + 1) % self.outer:
             self.train_network()

@@ -1,14 +1,14 @@
-"""RaT-BPTT: distillation by differentiating through a random window of a network's training (Feng, Vedantam, Kempe 2023).
+"""RaT-BPTT: distillation by differentiating through a random window of the training (Feng, Vedantam, Kempe 2023).
 
-Source: reference sheet of dataset distillation, section 12. A fresh network trains on the set by Adam; the steps before the window
-are constants, the gradient of the loss on real images goes back through the window alone. Knowing departures: the window's gradient
-is formed in constant memory (unroll.py), and every random number has a seed.
+Source: reference sheet of dataset distillation, section 12. A fresh network trains on the set by Adam. The steps before
+the window are constants; the gradient of the loss on real images goes back through the window only. Knowing departures:
+the window's gradient is formed in constant memory (unroll.py), and every random number has a seed.
 """
 
 import torch
 
-from ..augment.dsa import apply, draw
-from ..autodiff.layerwise import tape_of
+from ..augment import dsa
+from ..autodiff.layerwise import layerwise_derivatives
 from ..autodiff.unroll import Flat, gradient, unroll
 from ..networks import build
 from ..rng import class_minibatches, generator
@@ -16,35 +16,35 @@ from ..synthetic.lowrank import images_per_class
 from ..training.compute import forward_flops
 from ..training.losses import cross_entropy
 from . import METHODS
-from .outer_loss import RealLoss
+from .outer_loss import OuterLoss
 from .state import Stateful
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # of the inner Adam; of the outer one too
-DECAY, LIMIT = 0.9, 2.0  # of the running mean of the gradient's norm, and how often it may be exceeded
+DECAY, LIMIT = 0.9, 2.0  # of the running mean of the gradient's norm; how many times this mean a norm may be
 
 
-def adam(state, by_weight, count, lr):
-    """The state (weights, first moment, second moment) after Adam's update `count` (from 1) along a gradient; differentiable.
+def adam(state, grad, count, lr):
+    """The state (weights, first moment, second moment) after Adam's update `count` (from 1); differentiable.
 
-    Where nothing has moved yet the root has an infinite slope, which must not meet a gradient of zero (the sheet, 12.2).
+    Where the second moment is 0 its root has an infinite slope, which must not meet a gradient of 0 (the sheet, 12.2).
     """
     theta, first, second = state
-    first = BETAS[0] * first + (1 - BETAS[0]) * by_weight
-    second = BETAS[1] * second + (1 - BETAS[1]) * by_weight**2
-    moved = second > 0
-    root = torch.where(moved, second, 1.0).sqrt() * moved
+    first = BETAS[0] * first + (1 - BETAS[0]) * grad
+    second = BETAS[1] * second + (1 - BETAS[1]) * grad**2
+    positive = second > 0
+    root = torch.where(positive, second, 1.0).sqrt() * positive
     rate = lr * (1 - BETAS[1] ** count) ** 0.5 / (1 - BETAS[0] ** count)
     return theta - rate * first / (root + EPS), first, second
 
 
 class Clip:
-    """Limits the norm of gradients to LIMIT times its running mean, which has the present norm in it."""
+    """Limits the norm of gradients to LIMIT times its running mean, which includes the present norm."""
 
     def __init__(self, device):
         self.mean = torch.full((), torch.nan, device=device)
 
     def __call__(self, tensors):
-        """Scale the tensors' gradients -> their norm before ()."""
+        """Scale the tensors' gradients; returns their norm () before."""
         norm = torch.stack([t.grad.norm() for t in tensors]).norm()
         self.mean = torch.where(self.mean.isnan(), norm, DECAY * self.mean + (1 - DECAY) * norm)
         for t in tensors:
@@ -60,15 +60,16 @@ class Clip:
 
 @METHODS.register()
 class RaT(Stateful):
-    """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run."""
+    """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet, on the device."""
 
-    parts = ("syn", "optimizer", "clip")
+    checkpointed = ("syn", "optimizer", "clip")
 
     def __init__(self, cfg, syn, seed, compiled="none"):
         self.cfg, self.syn, self.seed = cfg, syn, seed
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
-        self.judge = RealLoss(self.net, tape_of(self.net, compiled), cfg.net, shape, device, cfg.conv_dtype)
+        derivatives = layerwise_derivatives(self.net, compiled)
+        self.outer_loss = OuterLoss(self.net, derivatives, cfg.net, shape, device, cfg.conv_dtype)
         self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment", "minibatches")}
         self.rngs["families"] = generator(seed, "families")  # on the CPU
         if cfg.init == "noise" and not cfg.rank:
@@ -78,58 +79,57 @@ class RaT(Stateful):
 
     @staticmethod
     def step_flops(cfg, shape, classes):
-        """Work of one outer step: the real batch, the steps before the window, and those in it twice, once of it differentiated."""
+        """FLOPs of one outer step: the real batch, the inner steps before the window, and 4 times each step in it."""
         before = (cfg.inner_steps - cfg.window) * (0.5 if cfg.place == "random" else 1)
         batch = cfg.inner_batch or images_per_class(cfg, shape) * classes
         return forward_flops(cfg.net, shape) * (3 * cfg.real_batch + batch * (3 * before + 12 * cfg.window))
 
-    def before(self, step):
-        """How many inner steps come before the window at outer step `step`; it stays for `redraw_every` steps, about a pass over the data."""
-        most = self.cfg.inner_steps - self.cfg.window
+    def window_start(self, step):
+        """How many inner steps come before the window at outer step `step`; drawn anew every `redraw_every` steps."""
+        latest = self.cfg.inner_steps - self.cfg.window
         if self.cfg.place == "late":
-            return most
-        return torch.randint(
-            most + 1, (), generator=generator(self.seed, "window", step // self.cfg.redraw_every)
-        ).item()
+            return latest
+        gen = generator(self.seed, "window", step // self.cfg.redraw_every)
+        return torch.randint(latest + 1, (), generator=gen).item()
 
-    def drawn(self, count):
-        """An augmentation of `count` images, one family for all; None without one."""
+    def draw(self, count):
+        """An augmentation of `count` images, one family for all; None without augmentation."""
         if self.cfg.augment == "none":
             return None
-        return draw(self.cfg.augment, 1, count, self.rngs["augment"], self.rngs["families"])
+        return dsa.draw(self.cfg.augment, 1, count, self.rngs["augment"], self.rngs["families"])
 
-    def chosen(self, steps):
-        """The images (steps, B) of so many inner steps, or for each of them all."""
+    def minibatches(self, steps):
+        """Indices of the images of each inner step: (steps, B), or all images at every step."""
         if not self.cfg.inner_batch:
             return [slice(None)] * steps
         ipc = images_per_class(self.cfg, tuple(self.syn.x.shape[1:]))
-        return class_minibatches(
-            steps, len(self.syn) // ipc, ipc, self.cfg.inner_batch, self.cfg.batch_per_class, self.rngs["minibatches"]
-        )
+        sizes = len(self.syn) // ipc, ipc, self.cfg.inner_batch, self.cfg.batch_per_class
+        return class_minibatches(steps, *sizes, self.rngs["minibatches"])
 
-    def train(self, theta, before):
-        """Weights (1, P) of a network from theta (1, P), after `before` steps and the window's; a function of the set, with its graph."""
-        steps = before + self.cfg.window
-        chosen, draws = self.chosen(steps), [self.drawn(self.cfg.inner_batch or len(self.syn)) for _ in range(steps)]
+    def train(self, theta, start):
+        """Weights (1, P), trained from theta (1, P) for `start` steps and the window's; differentiable in the set."""
+        steps = start + self.cfg.window
+        indices, batch = self.minibatches(steps), self.cfg.inner_batch or len(self.syn)
+        draws = [self.draw(batch) for _ in range(steps)]
         self.net.net.train()
 
-        def step(t, state, x, y, first=before):
-            images, labels = apply(x[chosen[first + t]][None], draws[first + t])[0], y[chosen[first + t]]
-            by_weight = gradient(lambda at: cross_entropy(self.net(at, images), labels).sum(), state[0])
-            return adam(state, by_weight, first + t + 1, self.cfg.lr_net)
+        def step(t, state, x, y, start=start):
+            images, labels = dsa.apply(x[indices[start + t]][None], draws[start + t])[0], y[indices[start + t]]
+            grad = gradient(lambda w: cross_entropy(self.net(w, images), labels).sum(), state[0])
+            return adam(state, grad, start + t + 1, self.cfg.lr_net)
 
         state, x, y = (theta, torch.zeros_like(theta), torch.zeros_like(theta)), self.syn.x, self.syn.labels
         with torch.no_grad():
-            for t in range(before):
+            for t in range(start):
                 state = step(t, state, x, y, 0)
         return unroll(step, self.cfg.window, state, x, y)[0]
 
     def step(self, step, x, y):
         """Outer step `step` (from 0) on a real batch x (B, K, H, W), y (B, C) -> metrics on the device."""
         self.optimizer.zero_grad()
-        x = apply(x[None], self.drawn(len(x)))[0]
+        x = dsa.apply(x[None], self.draw(len(x)))[0]
         theta = self.net.weights(self.rngs["weights"])[None]
-        metrics = self.judge(self.train(theta, self.before(step)), x, y)
+        metrics = self.outer_loss(self.train(theta, self.window_start(step)), x, y)
         metrics["gradient_norm"] = self.clip(self.syn.images)
         self.optimizer.step()
         if self.cfg.learn_labels:

@@ -1,6 +1,6 @@
-"""SLDD: dataset distillation with learned labels (Sucholutsky, Schonlau 2019); fewer images than classes are enough.
+"""SLDD: soft-label dataset distillation (Sucholutsky, Schonlau 2019); fewer images than classes are enough.
 
-Source: reference sheet of dataset distillation, section 10. Labels are learned by the images' Adam and not constrained.
+Source: reference sheet of dataset distillation, section 10. The images' Adam learns the labels too, unconstrained.
 """
 
 from . import METHODS

@@ -1,17 +1,16 @@
 """All networks, one family a file. `build(name, ...)` is the only door; imports nothing of lib but files and registry.
 
-A name is `ARCH[DEPTH][-wWIDTH]` and then the options that the architecture takes, in their order. Examples: `conv3` (depth 3, width 128,
-no norm), `conv2-w32-batch`, `resnet18_ap`; of DC, DSA and DM `convnet3-instance`, `convnet3-batch-swish`, `alexnet_dc`; of dataset
-distillation, on images and on sentences, `lenet_dd-orthogonal`, `dense1-w32`, `textlstm`.
+A name is `ARCH[DEPTH][-wWIDTH]` and the architecture's options, in their order. Examples: `conv3` (depth 3, width 128,
+no norm), `conv2-w32-batch`, `resnet18_ap`; of DC, DSA and DM `convnet3-instance`, `convnet3-batch-swish`, `alexnet_dc`;
+of dataset distillation `lenet_dd-orthogonal` and `dense1-w32` for images, `textlstm` for sentences.
 """
 
 import re
 
 from ..registry import Registry
 
-ARCHITECTURES = Registry(
-    __name__
-)  # builders; traits: scalable (takes a depth and a width), text, options {name: its values}
+# Builders. Their traits: scalable (takes a depth and a width), text (for sentences), options {name: its values}.
+ARCHITECTURES = Registry(__name__)
 DEFAULT_WIDTH = 128
 
 
@@ -27,8 +26,8 @@ def parse(name):
     for option, values in builder.options.items():
         if words and words[0] in values:
             arguments[option] = words.pop(0)
-    sized = min(arguments["depth"], arguments["width"]) > 0 if builder.scalable else not depth and not width
-    if words or not sized:
+    valid_size = min(arguments["depth"], arguments["width"]) > 0 if builder.scalable else not depth and not width
+    if words or not valid_size:
         raise ValueError(allowed_names())
     return arch, arguments
 
@@ -39,18 +38,18 @@ def allowed_names():
     def names(test, size=""):
         return ", ".join(arch + size * builder.scalable for arch, builder in ARCHITECTURES.items() if test(builder))
 
-    options = {option: known for b in ARCHITECTURES.values() for option, known in b.options.items()}
-    values = {option: ", -".join(word for word in known if word != "none") for option, known in options.items()}
+    options = {option: values for b in ARCHITECTURES.values() for option, values in b.options.items()}
+    words = {option: ", -".join(word for word in values if word != "none") for option, values in options.items()}
     return (
-        f"must be {names(lambda b: b.scalable, 'DEPTH[-wWIDTH]')} or one of {names(lambda b: not b.scalable)}, then optionally "
-        f"(not of {names(lambda b: 'norm' not in b.options)}) -{values['norm']}; e.g. conv3-batch; "
-        f"{names(lambda b: 'pool' in b.options, 'DEPTH')} also takes -{values['activation']}, then -{values['pool']}; "
-        f"{names(lambda b: 'law' in b.options)} take -{values['law']}"
+        f"must be {names(lambda b: b.scalable, 'DEPTH[-wWIDTH]')} or one of {names(lambda b: not b.scalable)}, then "
+        f"optionally (not of {names(lambda b: 'norm' not in b.options)}) -{words['norm']}; e.g. conv3-batch; "
+        f"{names(lambda b: 'pool' in b.options, 'DEPTH')} also takes -{words['activation']}, then -{words['pool']}; "
+        f"{names(lambda b: 'law' in b.options)} take -{words['law']}"
     )
 
 
 def build(name, in_shape, num_classes):
-    """Build a network for images of `in_shape` (K, H, W), or sentences (1, L, D). Its weights are undefined until `reset(generator)`.
+    """Build a network for images (K, H, W) or sentences (1, L, D). Its weights are undefined until `reset(generator)`.
 
     ValueError where the name is unknown or the images are too small for the network's pools.
     """

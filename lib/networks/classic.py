@@ -1,7 +1,7 @@
-"""AlexNet and VGG11 as FRePo's cross-architecture tables use them (small kernels, average pooling), LeNet and an MLP.
+"""AlexNet and VGG11 as in FRePo's cross-architecture tables (small kernels, average pooling), LeNet and an MLP.
 
-Source: reference sheets of FRePo (section 6) and of DC, DSA and DM (section 2, for LeNet and the MLP; here they take images
-of other sizes too). The norm, where one is asked for, stands between convolution and ReLU.
+Source: reference sheets of FRePo (section 6) and of DC, DSA and DM (section 2, for LeNet and the MLP, which here take
+images of other sizes too). The norm, if any, stands between convolution and ReLU.
 """
 
 import torch
@@ -11,23 +11,11 @@ from . import ARCHITECTURES
 from .convnet import first_padding
 from .layers import NORMS, Network
 
-ALEXNET = [(128, 5), "pool", (192, 5), "pool", (256, 3), (192, 3), (192, 3), "pool"]
-# VGG-11's order of layers; the original code gives every one of them 128 channels.
-VGG11 = [
-    (128, 3),
-    "pool",
-    (128, 3),
-    "pool",
-    (128, 3),
-    (128, 3),
-    "pool",
-    (128, 3),
-    (128, 3),
-    "pool",
-    (128, 3),
-    (128, 3),
-    "pool",
-]
+ALEXNET = [(128, 5), "pool", (192, 5), "pool", (256, 3), (192, 3), (192, 3), "pool"]  # (channels, kernel)
+VGG11 = [  # the original code has 128 channels everywhere
+    (128, 3), "pool", (128, 3), "pool", (128, 3), (128, 3), "pool",
+    (128, 3), (128, 3), "pool", (128, 3), (128, 3), "pool",
+]  # fmt: skip
 
 
 def _stack(plan, in_shape, num_classes, norm):
@@ -74,9 +62,5 @@ def lenet(in_shape, num_classes, gain=1.0):
     )  # fmt: skip
     with torch.no_grad():
         width = convolutions(torch.zeros(1, *in_shape)).shape[1]
-    return Network(
-        nn.Sequential(convolutions, nn.Linear(width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
-        in_shape,
-        num_classes,
-        gain,
-    )
+    body = nn.Sequential(convolutions, nn.Linear(width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU())
+    return Network(body, in_shape, num_classes, gain)

@@ -21,12 +21,8 @@ def conv(in_shape, num_classes, depth, width, norm="none"):
     for i in range(depth):
         if i > 0:
             layers.append(NORMS[norm](channels))
-        out = width * 2**i
-        layers += [
-            nn.Conv2d(channels, out, 3, padding=1 if i else first_padding(3, in_shape[1])),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-        ]
+        padding, out = 1 if i else first_padding(3, in_shape[1]), width * 2**i
+        layers += [nn.Conv2d(channels, out, 3, padding=padding), nn.ReLU(), nn.AvgPool2d(2)]
         channels = out
     return Network(nn.Sequential(*layers), in_shape, num_classes)
 
@@ -37,19 +33,15 @@ def dcconv(in_shape, num_classes, depth, width, norm="none"):
     layers, channels = [], in_shape[0]
     for i in range(depth):
         padding = 1 if i else first_padding(3, in_shape[1])
-        layers += [
-            nn.Conv2d(channels, width, 3, padding=padding, bias=False),
-            NORMS[norm](width),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-        ]
+        convolution = nn.Conv2d(channels, width, 3, padding=padding, bias=False)
+        layers += [convolution, NORMS[norm](width), nn.ReLU(), nn.AvgPool2d(2)]
         channels = width
     return Network(nn.Sequential(*layers), in_shape, num_classes, gain=2.0)
 
 
 @ARCHITECTURES.register(scalable=True, text=False, options={"norm": NORMS})
 def kipconv(in_shape, num_classes, depth, width, norm="none"):
-    """One conv + ReLU without pooling, then `depth` blocks of [norm ->] conv3x3 -> ReLU -> average pool; random biases."""
+    """Conv + ReLU without pooling, then `depth` blocks of [norm ->] conv3x3 -> ReLU -> average pool; random biases."""
     layers = [nn.Conv2d(in_shape[0], width, 3, padding=first_padding(3, in_shape[1])), nn.ReLU()]
     for _ in range(depth):
         layers += [NORMS[norm](width), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)]

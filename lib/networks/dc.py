@@ -1,17 +1,17 @@
-"""The networks of DC, DSA and DM: PyTorch's own initialisation, norm after the convolution, heads as their code has them.
+"""The networks of DC, DSA and DM: PyTorch's initialisation, norm after the convolution, heads as in their code.
 
-Source: reference sheet of DC, DSA and DM, section 2. Where FRePo's registry has a network of the same name, this one ends in `_dc`.
+Source: reference sheet of DC, DSA and DM, section 2. `_dc` marks names that FRePo's networks have too.
 """
 
 import torch
 from torch import nn
 
 from . import ARCHITECTURES
-from .classic import lenet, mlp
+from .classic import ALEXNET, lenet, mlp
 from .layers import AveragePool, BatchNorm, Network
 from .resnet import resnet18_body
 
-NORMS = {  # (channels, side of the map) -> layer
+NORMS = {  # (channels, side of the feature map) -> layer
     "none": lambda channels, side: nn.Identity(),
     "batch": lambda channels, side: BatchNorm(channels, keep=0.9, unbiased=True),
     "layer": lambda channels, side: nn.LayerNorm([channels, side, side]),
@@ -26,26 +26,14 @@ ACTIVATIONS = {
     "swish": nn.SiLU,
 }
 POOLS = {"avg": AveragePool, "max": lambda: nn.MaxPool2d(2), "nopool": nn.Identity}
-ALEXNET = [(128, 5), "pool", (192, 5), "pool", (256, 3), (192, 3), (192, 3), "pool"]
 VGG11 = [
-    (64, 3),
-    "pool",
-    (128, 3),
-    "pool",
-    (256, 3),
-    (256, 3),
-    "pool",
-    (512, 3),
-    (512, 3),
-    "pool",
-    (512, 3),
-    (512, 3),
-    "pool",
-]
+    (64, 3), "pool", (128, 3), "pool", (256, 3), (256, 3), "pool",
+    (512, 3), (512, 3), "pool", (512, 3), (512, 3), "pool",
+]  # fmt: skip
 
 
 def _stack(plan, in_shape, num_classes, norm, activation="relu", pool="max", grey_padding=0):
-    """Convolutions of (channels, kernel), each with norm and activation, and pools; the first pads grey images by so much more."""
+    """Convolutions (channels, kernel), each with norm and activation, and pools; grey_padding: more for grey images."""
     layers, (channels, side, _) = [], in_shape
     for step in plan:
         if step == "pool":
@@ -57,13 +45,13 @@ def _stack(plan, in_shape, num_classes, norm, activation="relu", pool="max", gre
         side += 2 * padding - kernel + 1
         layers += [nn.Conv2d(channels, out, kernel, padding=padding), NORMS[norm](out, side), ACTIVATIONS[activation]()]
         channels = out
-    # Norms over positions want each channel's positions together.
+    # Norms over positions are quickest where each channel's positions lie together.
     return Network(nn.Sequential(*layers), in_shape, num_classes, gain=None, layout=torch.contiguous_format)
 
 
 @ARCHITECTURES.register(scalable=True, text=False, options={"norm": NORMS, "activation": ACTIVATIONS, "pool": POOLS})
 def convnet(in_shape, num_classes, depth, width, norm="none", activation="relu", pool="avg"):
-    """Blocks of conv3x3 with bias -> norm -> activation -> pool, of constant width; 28-pixel grey images become 32."""
+    """Blocks of conv3x3 with bias -> norm -> activation -> pool; constant width; 28-pixel grey images become 32."""
     return _stack([(width, 3), "pool"] * depth, in_shape, num_classes, norm, activation, pool, grey_padding=2)
 
 

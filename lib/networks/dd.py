@@ -1,7 +1,7 @@
-"""The networks of dataset distillation: LeNet, AlexCifarNet, AlexNet and small dense ones, weights drawn by a law of `LAWS`.
+"""The networks of dataset distillation: LeNet, AlexCifarNet, AlexNet and MLPs, with weights drawn by one of `LAWS`.
 
-Source: reference sheet of dataset distillation, section 5. No batch norm. The maximum is taken before the ReLU, which is the same
-on a quarter of the numbers; an image of 28 pixels is padded to 32 where a network was made for 32.
+Source: reference sheet of dataset distillation, section 5. No batch norm. LeNet takes the maximum before the ReLU: the
+result is the same and the ReLU has a quarter of the numbers. Its 28-pixel images are padded to 32.
 """
 
 import torch
@@ -27,29 +27,24 @@ def _dense(widths):
     return [layer for a, b in zip(widths, widths[1:]) for layer in (nn.Linear(a, b), nn.ReLU())]
 
 
+def _network(layers, in_shape, num_classes, law):
+    return Network(nn.Sequential(*layers), in_shape, num_classes, law, layout=torch.contiguous_format)
+
+
 @ARCHITECTURES.register(scalable=True, text=False, options={"law": LAWS})
 def dense(in_shape, num_classes, depth, width, law="xavier"):
     """`depth` hidden layers of `width`."""
     pixels = in_shape[0] * in_shape[1] * in_shape[2]
-    return Network(
-        nn.Sequential(nn.Flatten(), *_dense([pixels] + [width] * depth)),
-        in_shape,
-        num_classes,
-        law,
-        layout=torch.contiguous_format,
-    )
+    return _network([nn.Flatten(), *_dense([pixels] + [width] * depth)], in_shape, num_classes, law)
 
 
 @ARCHITECTURES.register(scalable=False, text=False, options={"law": LAWS})
 def lenet_dd(in_shape, num_classes, law="xavier"):
     """LeNet-5 with ReLU and maximum pooling, for images of 28 or 32 pixels: 61,706 weights on MNIST."""
-    body = [
-        PooledConv(in_shape[0], 6, 5, padding=2 if in_shape[1] == 28 else 0), nn.ReLU(), PooledConv(6, 16, 5), nn.ReLU(), nn.Flatten(),
-    ]  # fmt: skip
+    first = PooledConv(in_shape[0], 6, 5, padding=2 if in_shape[1] == 28 else 0)
+    body = [first, nn.ReLU(), PooledConv(6, 16, 5), nn.ReLU(), nn.Flatten()]
     width = _flat_width(nn.Sequential(*body), in_shape)
-    return Network(
-        nn.Sequential(*body, *_dense([width, 120, 84])), in_shape, num_classes, law, layout=torch.contiguous_format
-    )
+    return _network([*body, *_dense([width, 120, 84])], in_shape, num_classes, law)
 
 
 @ARCHITECTURES.register(scalable=False, text=False, options={"law": LAWS})
@@ -60,9 +55,7 @@ def alexcifar(in_shape, num_classes, law="xavier"):
         nn.Conv2d(64, 64, 5, padding=2), nn.ReLU(), ResponseNorm(), nn.MaxPool2d(3, 2, 1), nn.Flatten(),
     ]  # fmt: skip
     width = _flat_width(nn.Sequential(*body), in_shape)
-    return Network(
-        nn.Sequential(*body, *_dense([width, 384, 192])), in_shape, num_classes, law, layout=torch.contiguous_format
-    )
+    return _network([*body, *_dense([width, 384, 192])], in_shape, num_classes, law)
 
 
 @ARCHITECTURES.register(scalable=False, text=False, options={"law": LAWS})
@@ -77,5 +70,5 @@ def alexnet_dd(in_shape, num_classes, law="xavier"):
         out, kernel, stride, padding = step
         layers += [nn.Conv2d(channels, out, kernel, stride, padding), nn.ReLU()]
         channels = out
-    body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(6), nn.Flatten(), *_dense([256 * 36, 4096, 4096]))
-    return Network(body, in_shape, num_classes, law, layout=torch.contiguous_format)
+    layers += [nn.AdaptiveAvgPool2d(6), nn.Flatten(), *_dense([256 * 36, 4096, 4096])]
+    return _network(layers, in_shape, num_classes, law)

@@ -1,4 +1,4 @@
-"""Layers and initialisations shared by the networks: the flax conventions that FRePo's results rest on.
+"""Layers and initialisations shared by the networks: the flax conventions that FRePo's results depend on.
 
 Source: reference sheet of FRePo, section 6. Every random weight is drawn from an explicit generator.
 """
@@ -13,11 +13,10 @@ TRUNCATED_STD = 0.87962566103423978  # standard deviation of a unit normal cut a
 
 
 class BatchNorm(nn.Module):
-    """Batch norm with flax's bookkeeping: running = 0.1 * running + 0.9 * batch, with the *biased* batch variance.
+    """Batch norm with flax's running statistics: keep * running + (1 - keep) * batch, keep 0.1, biased variance.
 
-    (PyTorch's own layer would store the unbiased variance and name the same momentum 0.9.)
-    Starts at running mean 0 and variance 1, so that an untrained network's norm is close to the identity.
-    keep 0.9 and unbiased True give PyTorch's bookkeeping.
+    PyTorch has keep 0.9 and unbiased True. Statistics start at 0 and 1, so that an untrained network's norm is
+    close to the identity.
     """
 
     def __init__(self, channels, eps=1e-5, keep=0.1, unbiased=False):
@@ -43,56 +42,51 @@ class BatchNorm(nn.Module):
 
 
 class AveragePool(nn.Module):
-    """Average pooling by 2. On a CPU two rows at a time go through one matrix product: where channels come first, the layout that a
-    norm over positions wants, the library's kernel is several times slower, forward and backward."""
+    """Average pooling by 2. On a CPU, a pair of rows goes through one matrix product: in channels-first layout, which
+    norms over positions want, the library's kernel is several times slower, forward and backward."""
 
     def forward(self, x):
         height, width = x.shape[-2:]
         if x.device.type != "cpu" or height % 2 or width % 2:
             return F.avg_pool2d(x, 2)
-        return (x.reshape(*x.shape[:-2], height // 2, 2 * width) @ _pairs(width, x.dtype)).view(
-            *x.shape[:-2], height // 2, width // 2
-        )
+        row_pairs = x.reshape(*x.shape[:-2], height // 2, 2 * width)
+        return (row_pairs @ _pool_matrix(width, x.dtype)).view(*x.shape[:-2], height // 2, width // 2)
 
 
-def spread(g, shape):
-    """The adjoint of AveragePool: gradients (..., H // 2, W // 2) by its output -> by its input of `shape`."""
+def average_pool_adjoint(g, shape):
+    """Backward pass of AveragePool: gradients (..., H // 2, W // 2) by its output -> by its input of `shape`."""
     height, width = shape[-2:]
     if g.device.type == "cpu" and height % 2 == width % 2 == 0:
-        return (g.contiguous() @ _pairs(width, g.dtype).T).view(shape)
-    wide = F.interpolate(g / 4, scale_factor=2)
-    return F.pad(wide, (0, width % 2, 0, height % 2))
+        return (g.contiguous() @ _pool_matrix(width, g.dtype).T).view(shape)
+    return F.pad(F.interpolate(g / 4, scale_factor=2), (0, width % 2, 0, height % 2))
 
 
 @cache
-def _pairs(width, dtype):
-    """(2 width, width / 2): from two rows, one after the other, to the means of squares of four."""
+def _pool_matrix(width, dtype):
+    """(2 W, W / 2): from two rows, one after the other, to the means of 2x2 squares."""
     return torch.eye(width // 2, dtype=dtype).repeat_interleave(2, 0).repeat(2, 1) / 4
 
 
-PLACES = [(0, 0), (0, 1), (1, 0), (1, 1)]
-
-
-def at_four_places(w):
-    """Filters (O, K, k, k) -> each at the four places of a window one larger (O, 4, K, k + 1, k + 1)."""
-    return torch.stack([F.pad(w, (j, 1 - j, i, 1 - i)) for i, j in PLACES], 1)
+def shifted_filters(w):
+    """Filters (O, K, k, k) -> each at the four positions within a window one larger (O, 4, K, k + 1, k + 1)."""
+    return torch.stack([F.pad(w, (j, 1 - j, i, 1 - i)) for i in (0, 1) for j in (0, 1)], 1)
 
 
 class PooledConv(nn.Conv2d):
-    """A convolution and the maximum of squares of four, as one convolution of stride 2 with each filter at its four places.
+    """A convolution and 2x2 maximum pooling, as one convolution of stride 2 with each filter at four positions.
 
-    The large map is not formed, and few filters make four times as many: a third of the time for a batch of MNIST.
+    The full-size feature map is never formed, and convolutions of few filters gain from having four times as many: a
+    third of the time for a batch of MNIST.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        each = torch.eye(self.weight[0, 0].numel()).view(-1, 1, *self.kernel_size)
-        self.register_buffer(
-            "places", at_four_places(each).flatten(1), persistent=False
-        )  # (k k, 4 (k + 1)(k + 1)): takes a filter to its places
+        unit_filters = torch.eye(self.weight[0, 0].numel()).view(-1, 1, *self.kernel_size)
+        # (k k, 4 (k + 1)(k + 1)): takes a flat filter to its four positions.
+        self.register_buffer("places", shifted_filters(unit_filters).flatten(1), persistent=False)
 
     def forward(self, x):
-        maps = F.conv2d(x, at_four_places(self.weight).flatten(0, 1), None, 2, self.padding)
+        maps = F.conv2d(x, shifted_filters(self.weight).flatten(0, 1), None, 2, self.padding)
         return maps.unflatten(-3, (-1, 4)).amax(-3) + self.bias[:, None, None]
 
 
@@ -114,12 +108,12 @@ NORMS = {
 
 
 def truncated_normal_(tensor, std, generator):
-    """Normal of standard deviation `std` *after* the cut at two of its parent's deviations (flax's law)."""
+    """Normal, cut at two deviations of its untruncated parent; `std` is the deviation *after* the cut (as in flax)."""
     sigma = std / TRUNCATED_STD
     return nn.init.trunc_normal_(tensor, 0.0, sigma, -2 * sigma, 2 * sigma, generator=generator)
 
 
-LAWS = {  # of every weight matrix, biases 0: the initialisations of dataset distillation (its sheet, section 4)
+LAWS = {  # initialisations of dataset distillation (its sheet, section 4): of every weight matrix; biases are 0
     "xavier": nn.init.xavier_normal_,
     "xavieruniform": nn.init.xavier_uniform_,
     "kaiming": nn.init.kaiming_normal_,
@@ -134,8 +128,8 @@ LAWS = {  # of every weight matrix, biases 0: the initialisations of dataset dis
 def reset_parameters(net, generator, gain=1.0, bias_std=0.0):
     """Draw a network's weights anew, in module order: variance gain / fan_in, biases N(0, bias_std^2).
 
-    gain 1 is LeCun's law, 2 is Kaiming's; gain None is PyTorch's default: weights and biases uniform on +-1 / sqrt(fan_in);
-    a name is one of LAWS. Norms return to scale 1, bias 0 and untouched statistics.
+    gain 1 is LeCun's initialisation, 2 is Kaiming's, None is PyTorch's default (weights and biases uniform on
+    +-1 / sqrt(fan_in)), a name is one of LAWS. Norms return to scale 1, bias 0 and their first statistics.
     """
     if isinstance(gain, str):
         if LAWS[gain]:
@@ -165,7 +159,7 @@ def reset_parameters(net, generator, gain=1.0, bias_std=0.0):
 class Network(nn.Module):
     """A feature extractor with a linear head. `features(x)`: (B, K, H, W) -> (B, F); forward -> (B, C) logits.
 
-    layout: the memory format of images and weights in which its passes are quickest; results do not depend on it, random weights do.
+    layout: the fastest memory format of its images and weights. Random weights depend on it; other results do not.
     """
 
     def __init__(self, body, in_shape, num_classes, gain=1.0, bias_std=0.0, layout=torch.channels_last):

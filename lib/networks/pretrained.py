@@ -1,4 +1,4 @@
-"""Networks that others have trained, from files that the user has: no download, and no code from a file."""
+"""Pretrained networks, from the user's own files: nothing is downloaded, and no code is loaded from a file."""
 
 from pathlib import Path
 
@@ -15,9 +15,8 @@ def imagenet_resnet18(archives):
 
     path = None if archives is None else Path(archives).expanduser() / RESNET18
     if path is None or not path.is_file():
-        raise FileError(
-            f"{path or RESNET18}: not found; class maps by ImageNet's ResNet18 need torchvision's file in your folder of archives, or judge: experts"
-        )
+        remedy = "need torchvision's file in your folder of archives, or judge: experts"
+        raise FileError(f"{path or RESNET18}: not found; class maps by ImageNet's ResNet18 {remedy}")
     if not (found := sha256(path)).startswith("f37072fd"):
         raise FileError(f"{path}: SHA-256 is {found}, expected f37072fd...; it is not torchvision's file")
     net = resnet18()

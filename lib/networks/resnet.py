@@ -1,8 +1,8 @@
 """ResNet18 for small images: a 3x3 stem, four stages of two basic blocks, and *no* global pooling before the head.
 
-Source: reference sheet of FRePo, section 6. Convolutions carry no bias. In the original code the blocks never
-receive the norm that was asked for (only the stem does); here they do, so that `resnet18-batch` means what it says.
-Without a norm, as FRePo evaluates, the two are the same network. `resnet18_tv` is torchvision's own, for larger images.
+Source: reference sheet of FRePo, section 6. Convolutions have no bias. In the original code only the stem gets the norm
+that was asked for; here the blocks get it too, so that `resnet18-batch` is what it says. Without a norm, as FRePo
+evaluates, the two are the same network. `resnet18_tv` is torchvision's own, for larger images.
 """
 
 import torch.nn.functional as F
@@ -17,15 +17,14 @@ def _conv3(channels, out, stride=1):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut. `pooled` halves the map by average pooling instead of a stride; norm(channels) makes a norm."""
+    """Two 3x3 convolutions and a shortcut. pooled: halve by average pooling, not by stride. norm(channels): a layer."""
 
     def __init__(self, channels, out, halve, pooled, norm):
         super().__init__()
         stride = 2 if halve and not pooled else 1
         pool = nn.AvgPool2d(2) if halve and pooled else nn.Identity()
-        self.main = nn.Sequential(
-            _conv3(channels, out, stride), norm(out), nn.ReLU(), pool, _conv3(out, out), norm(out)
-        )
+        first, second = _conv3(channels, out, stride), _conv3(out, out)
+        self.main = nn.Sequential(first, norm(out), nn.ReLU(), pool, second, norm(out))
         self.shortcut = nn.Identity()
         if halve or channels != out:
             self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), pool, norm(out))
@@ -58,7 +57,7 @@ def resnet18_ap(in_shape, num_classes, norm="none"):
 
 @ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
 def resnet18_tv(in_shape, num_classes, norm="none"):
-    """torchvision's ResNet18 (7x7 stem of stride 2, maximum pool, global average pool), its convolutions in Kaiming's law."""
+    """torchvision's ResNet18 (7x7 stem of stride 2, maximum pool, global average pool), Kaiming weights."""
     import torchvision  # a second and a half, of every stage
 
     net = torchvision.models.resnet18(norm_layer=NORMS[norm])

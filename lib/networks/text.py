@@ -1,7 +1,7 @@
 """Networks on sentences: an "image" (1, L, D) of L word vectors.
 
-Source: reference sheet of dataset distillation, section 11.2. Recurrent layers are written from matrix products, because the
-library's have no second derivative on a GPU and no forward one on a CPU, and are not to be stacked over many networks.
+Source: reference sheet of dataset distillation, section 11.2. Recurrent layers are written as matrix products: the
+library's have no second derivative on a GPU, no forward derivative on a CPU, and cannot be batched over networks.
 """
 
 import torch
@@ -26,13 +26,13 @@ def lstm_cell(gates, state):
     return h, (h, cell)
 
 
-CELLS = {"rnn": (tanh_cell, 1, 1), "lstm": (lstm_cell, 4, 2)}  # the step, its gates, its states
+CELLS = {"rnn": (tanh_cell, 1, 1), "lstm": (lstm_cell, 4, 2)}  # (cell, number of gates, number of states)
 
 
 class Recurrent(nn.Module):
-    """Layers of recurrent cells, in one direction or two; (B, L, D) -> the last layer's final state of each direction (B, directions * H).
+    """Recurrent layers in one or two directions; (B, L, D) -> each direction's last state (B, directions * H).
 
-    library: whether to run the library's own kernel, twice as fast, where one network's first derivatives are all that is wanted.
+    library: use the library's kernel, which is twice as fast and has first derivatives of one network only.
     """
 
     library = False
@@ -43,39 +43,34 @@ class Recurrent(nn.Module):
         self.cell, gates, self.states = CELLS[kind]
         self.hidden, self.directions = hidden, directions
         widths = [inputs] + [hidden * directions] * (layers - 1)
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                nn.ModuleList([nn.Linear(width, gates * hidden), nn.Linear(hidden, gates * hidden)])
-                for _ in range(directions)
-            )
-            for width in widths
-        )
+
+        def maps(width):  # of one direction: from the layer's inputs, and from its own state, to the gates
+            return nn.ModuleList([nn.Linear(width, gates * hidden), nn.Linear(hidden, gates * hidden)])
+
+        self.layers = nn.ModuleList(nn.ModuleList(maps(width) for _ in range(directions)) for width in widths)
 
     def forward(self, x):
         if self.library:
             return self._library(x)
         for layer in self.layers:
             inputs = [x, x.flip(1)][: self.directions]
-            gates = torch.stack([own[0](i) for own, i in zip(layer, inputs)])  # (directions, B, L, gates * H)
-            weight = torch.stack([own[1].weight.T for own in layer])
-            bias = torch.stack([own[1].bias for own in layer])
+            gates = torch.stack([from_input(i) for (from_input, _), i in zip(layer, inputs)])  # (dirs, B, L, gates * H)
+            weight = torch.stack([from_state.weight.T for _, from_state in layer])
+            bias = torch.stack([from_state.bias for _, from_state in layer])
             gates = gates + bias[:, None, None]
             h = gates.new_zeros(self.directions, len(x), self.hidden)
             state, outputs = (h,) * self.states, []
             for t in range(x.shape[1]):
                 h, state = self.cell(torch.baddbmm(gates[:, :, t], h, weight), state)
                 outputs.append(h)
-            x = torch.stack(outputs, 2)  # (directions, B, L, H), the second backwards in time
+            x = torch.stack(outputs, 2)  # (directions, B, L, H), the second direction backwards in time
             x = torch.cat([x[0], x[1].flip(1)], -1) if self.directions == 2 else x[0]
         return h.movedim(0, 1).flatten(1)
 
     def _library(self, x):
-        weights = [
-            t
-            for layer in self.layers
-            for own in layer
-            for t in (own[0].weight, own[1].weight, own[0].bias, own[1].bias)
-        ]
+        weights = []
+        for from_input, from_state in (direction for layer in self.layers for direction in layer):
+            weights += [from_input.weight, from_state.weight, from_input.bias, from_state.bias]
         zero = x.new_zeros(len(self.layers) * self.directions, len(x), self.hidden)
         run, state = (torch.lstm, (zero, zero)) if self.kind == "lstm" else (torch.rnn_tanh, zero)
         outputs = run(x, state, weights, True, len(self.layers), 0.0, self.training, self.directions == 2, True)[0]
@@ -90,13 +85,13 @@ class Sentence(nn.Module):
 
 
 class WordFilters(nn.Conv2d):
-    """Filters of k whole words: one channel of k x D, as the original has it. Laws of initial weights count a filter's outputs by that shape."""
+    """Filters of k whole words: one channel of k x D, as in the original: it decides the fan-out of initialisations."""
 
     def __init__(self, dim, k):
         super().__init__(1, FILTERS, (k, dim))
 
     def forward(self, x):
-        """Responses (B, F, L - k + 1) without the bias, x (B, L, D); a vector's numbers as channels are quicker than as width."""
+        """x (B, L, D) -> responses (B, F, L - k + 1) without the bias. D as channels is faster than D as width."""
         return F.conv2d(x.transpose(1, 2)[:, :, None], self.weight.permute(0, 3, 1, 2))[:, :, 0]
 
 
@@ -113,13 +108,12 @@ class MaxOverTime(nn.Module):
 
     @staticmethod
     def largest(filters, x):
-        """The responses' maximum over time (B, F). The words that have it are looked up first: they alone enter a derivative."""
+        """The responses' maximum over time (B, F), recomputed at its position: only those words enter a derivative."""
         with torch.no_grad():
             first = filters(x).max(2).indices.T  # (F, B)
         count, length, _ = x.shape
-        words = (torch.arange(count, device=x.device) * length + first)[..., None] + torch.arange(
-            filters.kernel_size[0], device=x.device
-        )
+        offsets = torch.arange(filters.kernel_size[0], device=x.device)
+        words = (torch.arange(count, device=x.device) * length + first)[..., None] + offsets
         windows = F.embedding(words, x.flatten(0, 1)).flatten(2)  # (F, B, k * D)
         return torch.linalg.vecdot(windows, filters.weight.flatten(1)[:, None]).T + filters.bias
 
@@ -148,7 +142,7 @@ def textlstm(in_shape, num_classes, law="xavier"):
 
 @ARCHITECTURES.register(scalable=False, text=True, options={"law": LAWS})
 def textconvlstm(in_shape, num_classes, law="xavier"):
-    """TextLSTM1: words are the channels of a convolution along the vectors; then an LSTM over the 16 filters."""
+    """TextLSTM1: a convolution along the vectors, with the words as channels; then an LSTM over its 16 filters."""
     width = (in_shape[2] - 4) // 4
     body = [nn.Conv1d(in_shape[1], 16, 5), nn.MaxPool1d(4), nn.ReLU(), Recurrent("lstm", width, 10)]
     return _text(body, in_shape, num_classes, law)

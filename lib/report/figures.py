@@ -1,4 +1,4 @@
-"""Pictures of the report: galleries of distilled images, accuracy against steps, images per class and classes seen, heat maps."""
+"""Pictures of the report: galleries of distilled images, plots of accuracy, heat maps."""
 
 import math
 
@@ -18,68 +18,54 @@ GREY = "#888888"  # legible on a light and on a dark page
 
 
 def save_preview(path, parts, real):
-    """What a person looks at of a distilled set, beside its file `path` -> the file written: a gallery, or sentences as words.
+    """Write a preview of a distilled set, a gallery or sentences, beside its file `path` -> the preview's path.
 
     parts: snapshots of the set's parts; real: the RealSet that it was distilled from.
     """
     sets = [rendered(part) for part in parts]
     x, y = (torch.cat(tensors) for tensors in list(zip(*sets))[:2])
     if hasattr(real.preprocess, "decode"):
-        shown = [
-            {"words": " ".join(words), "label": label}
-            for words, label in zip(real.preprocess.decode(x[:SENTENCES]), y.tolist())
-        ]
+        sentences = zip(real.preprocess.decode(x[:SENTENCES]), y.tolist())
+        shown = [{"words": " ".join(words), "label": label} for words, label in sentences]
         write_json(path := path.with_suffix(".json"), shown)
         return path
     minibatches = sets[0].lr.shape[1] if sets[0].lr is not None else 1
     classes = min(real.num_classes, len(x))
-    if minibatches == 1 and len(x) % classes == 0:
-        save_gallery(path.with_suffix(".png"), real.preprocess.invert(x.double()), classes)
-    else:  # a row for each minibatch
-        save_gallery(path.with_suffix(".png"), real.preprocess.invert(x.double()), minibatches)
-    return path.with_suffix(".png")
+    by_class = minibatches == 1 and len(x) % classes == 0  # else a row for each minibatch
+    pixels = real.preprocess.invert(x.double())
+    save_gallery(path := path.with_suffix(".png"), pixels, classes if by_class else minibatches)
+    return path
 
 
 def save_gallery(path, pixels, num_classes):
-    """Write a grid of images (N, K, H, W) in [0, 1], class-major, as PNG: rows of at most ten, of one class or of several whole ones."""
+    """Write images (N, K, H, W) in [0, 1], class-major, as a PNG grid; a row of at most ten holds whole classes."""
     n, _, height, width = pixels.shape
     ipc = n // num_classes
     columns = min(max(10 // ipc, 1) * min(ipc, 10), n)
     shown = [c * ipc + i for c in range(num_classes) for i in range(min(ipc, 10))][:GALLERY_LIMIT]
     rows = math.ceil(len(shown) / columns)
     scale = max(1, GALLERY_WIDTH // (columns * (width + GAP)))
-    sheet = Image.new(
-        "RGBA", (columns * (width * scale + GAP) - GAP, rows * (height * scale + GAP) - GAP), (0, 0, 0, 0)
-    )
+    width, height = width * scale, height * scale
+    sheet = Image.new("RGBA", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), (0, 0, 0, 0))
     arrays = (pixels.clamp(0, 1).cpu().numpy().transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)
     for k, i in enumerate(shown):
-        image = (
-            Image.fromarray(arrays[i].squeeze())
-            .convert("RGB")
-            .resize((width * scale, height * scale), Image.Resampling.NEAREST)
-        )
-        sheet.paste(image, (k % columns * (width * scale + GAP), k // columns * (height * scale + GAP)))
+        image = Image.fromarray(arrays[i].squeeze()).convert("RGB")
+        image = image.resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(image, (k % columns * (width + GAP), k // columns * (height + GAP)))
     with replacing(path) as tmp:
         sheet.save(tmp, format="PNG", optimize=True)
 
 
 def _axes(xlabel, ylabel="test accuracy (%)", size=(6.4, 3.6), panels=(1, 1)):
-    """A transparent figure whose ink shows on both page colours -> it and its axes, panels[0] x panels[1] of them, row after row."""
+    """A transparent figure of panels (rows, columns), legible on both page colours -> (figure, list of its axes)."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     # Fixed ids and no date: the same data give the same file.
-    pyplot.rcParams.update(
-        {
-            "svg.hashsalt": "distillery",
-            "svg.fonttype": "none",
-            "font.size": 11,
-            "text.color": GREY,
-            "font.family": "sans-serif",
-        }
-    )
+    pyplot.rcParams.update({"svg.hashsalt": "distillery", "svg.fonttype": "none"})
+    pyplot.rcParams.update({"font.size": 11, "text.color": GREY, "font.family": "sans-serif"})
     figure, grid = pyplot.subplots(*panels, figsize=size, layout="constrained", squeeze=False)
     figure.patch.set_alpha(0)
     figure.supxlabel(xlabel, fontsize=11)
@@ -105,12 +91,12 @@ def _save(figure, path):
 
 
 def plot_steps(path, curves):
-    """Accuracy against outer steps, a panel for each cell and in it a line for each seed. curves: {title: [[(step, accuracy), ...], ...]}."""
+    """Accuracy against outer steps: a panel per cell, a line per seed. curves: {cell: [[(step, accuracy), ...]]}."""
     columns = min(len(curves), PANELS)
     rows = math.ceil(len(curves) / columns)
     figure, grid = _axes("outer steps", size=(0.6 + 3.4 * columns, 0.4 + 2.1 * rows), panels=(rows, columns))
-    for axes, (title, seeds) in zip(grid, curves.items()):
-        axes.set_title(title, fontsize=9)
+    for axes, (cell, seeds) in zip(grid, curves.items()):
+        axes.set_title(cell, fontsize=9)
         for points in seeds:
             axes.plot(*zip(*points), marker=".", lw=1, alpha=0.8)
     for axes in grid[len(curves) :]:
@@ -119,22 +105,25 @@ def plot_steps(path, curves):
 
 
 def plot_experts(path, curves, published):
-    """Accuracy of experts against epochs. curves: {label: (experts, epochs)}, bands are the deviation; published: {label: {epoch: (mean, std)}}."""
+    """Accuracy of experts against epochs; bands are the deviation.
+
+    curves: {label: (experts, epochs)}; published: {label: {epoch: (mean, std)}}.
+    """
     figure, (axes,) = _axes("epochs")
-    for colour, (label, each) in enumerate(curves.items()):
-        mean, std, epochs = each.mean(0), each.std(0), np.arange(1, each.shape[1] + 1)
-        axes.plot(epochs, mean, f"C{colour}", lw=1.2, label=label)
-        axes.fill_between(epochs, mean - std, mean + std, color=f"C{colour}", alpha=0.2, lw=0)
+    for i, (label, accuracies) in enumerate(curves.items()):
+        colour, mean, std = f"C{i}", accuracies.mean(0), accuracies.std(0)
+        epochs = np.arange(1, accuracies.shape[1] + 1)
+        axes.plot(epochs, mean, colour, lw=1.2, label=label)
+        axes.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.2, lw=0)
         if label in published:
-            at, points = zip(*sorted(published[label].items()))
-            axes.errorbar(
-                at, *zip(*points), color=f"C{colour}", ls="", marker="o", ms=4, capsize=3, label=f"{label}, published"
-            )
+            epochs, points = zip(*sorted(published[label].items()))
+            style = {"color": colour, "ls": "", "marker": "o", "ms": 4, "capsize": 3}
+            axes.errorbar(epochs, *zip(*points), label=f"{label}, published", **style)
     _save(figure, path)
 
 
 def plot_ipc(path, lines):
-    """Accuracy against images per class. lines: {label: [(ipc, mean, std), ...]}; bars are the standard deviation."""
+    """Accuracy against images per class. lines: {label: [(ipc, mean, std), ...]}; bars are the deviation."""
     figure, (axes,) = _axes("images per class")
     ticks = sorted({ipc for points in lines.values() for ipc, _, _ in points})
     for label, points in lines.items():
@@ -147,7 +136,7 @@ def plot_ipc(path, lines):
 
 
 def plot_continual(path, curves):
-    """Accuracy on the classes seen so far. curves: {label: (classes seen (T,), mean (T,), std (T,))}; bands are the deviation."""
+    """Accuracy on the classes seen so far. curves: {label: (classes seen (T,), mean (T,), std (T,))}; bands are std."""
     figure, (axes,) = _axes("classes seen")
     for label, (seen, mean, std) in curves.items():
         axes.plot(seen, mean, marker="o", ms=4, lw=1.2, label=label)
@@ -156,7 +145,7 @@ def plot_continual(path, curves):
 
 
 def plot_membership(path, lines):
-    """AUC of the best attack against accuracy. lines: {label: [(accuracy, auc, half of its interval), ...]}, more updates later."""
+    """AUC of the best attack against accuracy. lines: {label: [(accuracy, auc, half interval), ...]}, by updates."""
     figure, (axes,) = _axes("test accuracy (%)", "AUC of the best attack")
     for label, points in lines.items():
         accuracy, auc, half = zip(*points)
@@ -166,7 +155,7 @@ def plot_membership(path, lines):
 
 
 def plot_heat(path, rows, columns, values):
-    """A heat map: values (R, C), NaN where nothing was measured."""
+    """A heat map of values (rows, columns), NaN where nothing was measured."""
     figure, (axes,) = _axes("", "", (1.6 + 0.95 * len(columns) + 0.07 * max(map(len, rows)), 1.2 + 0.36 * len(rows)))
     axes.grid(False)
     axes.imshow(values, cmap="viridis", aspect="auto")
@@ -175,7 +164,6 @@ def plot_heat(path, rows, columns, values):
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for (i, j), value in np.ndenumerate(values):
         if not np.isnan(value):
-            axes.text(
-                j, i, f"{value:.1f}", ha="center", va="center", fontsize=9, color="black" if value > middle else "white"
-            )
+            colour = "black" if value > middle else "white"
+            axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=9, color=colour)
     _save(figure, path)

@@ -1,4 +1,4 @@
-"""All suites' results as one self-contained page, in which Jinja escapes every text that is put in, and their rows as tables of Markdown."""
+"""All suites' results as one self-contained HTML page, in which Jinja escapes every text, and as Markdown tables."""
 
 import base64
 from pathlib import Path
@@ -25,7 +25,10 @@ TEMPLATES.filters["duration"] = duration
 
 
 def write_page(folder, suites, pairs, external=()):
-    """Write index.html and README.md. suites: each a results.json with its `folder`, where its figures are; pairs, external: of `compare`."""
+    """Write index.html and README.md.
+
+    suites: each a results.json with its `folder`, where its figures are; pairs, external: rows of `compare`.
+    """
     for suite in suites:
         suite["attacks"] = list(dict.fromkeys(name for row in suite["membership"] for name in row["attacks"]))
         suite["baselines"] = list(dict.fromkeys(name for row in suite["rows"] for name in row.get("baselines", {})))

@@ -1,1 +1,1 @@
-"""The synthetic set: its parameterisations, labels, start, and files. Imports data, files and rng."""
+"""The synthetic set: its parameterisations, labels, initialisation and files. Imports data, files and rng."""

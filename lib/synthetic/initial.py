@@ -1,4 +1,4 @@
-"""What a synthetic set starts from: real images, noise or low-rank factors; and the random real images that it is to beat."""
+"""How a synthetic set starts: from real images, noise or low-rank factors. And the random real images it is to beat."""
 
 import torch
 
@@ -10,32 +10,30 @@ from .lowrank import images_per_class, noise_factors, svd_factors
 
 def sample_real(labels, classes, ipc, generator):
     """Indices of `ipc` distinct random training images of each of `classes`, class-major. `labels` (n,) on the CPU."""
-    picks = []
+    chosen = []
     for c in classes:
         members = (labels == c).nonzero().flatten()
         if len(members) < ipc:
             raise ValueError(f"class {c} has {len(members)} training images, fewer than the {ipc} asked for")
-        picks.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
-    return torch.cat(picks)
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
+    return torch.cat(chosen)
 
 
 def in_minibatches(tensor, minibatches, per_class):
-    """Rows (C * n, ...) in the order of their classes -> in so many equal parts one after the other, each in the order of its classes."""
+    """Class-major rows (C * n, ...) -> equal minibatches one after the other, each of them class-major."""
     return tensor.unflatten(0, (-1, minibatches, per_class // minibatches)).transpose(0, 1).flatten(0, 2)
 
 
 def real_subset(real, cfg, seed, ipc=None):
-    """`ipc` (the cell's) random training images of each class: x (N, K, H, W), y (N, C) with labels as the cell's method has them."""
+    """`ipc` (by default the cell's) random training images a class: x (N, K, H, W), y (N, C) in the method's form."""
     ipc = ipc or cfg.ipc
-    chosen = sample_real(real.train_y.cpu(), cfg.classes or real.classes, ipc, generator(seed, "init")).to(
-        real.train_x.device
-    )
-    chosen = in_minibatches(chosen, cfg.minibatches, ipc)
-    return real.train_x[chosen], initial_labels(real.train_y[chosen], real.num_classes, cfg.labels)
+    indices = sample_real(real.train_y.cpu(), cfg.classes or real.classes, ipc, generator(seed, "init"))
+    indices = in_minibatches(indices.to(real.train_x.device), cfg.minibatches, ipc)
+    return real.train_x[indices], initial_labels(real.train_y[indices], real.num_classes, cfg.labels)
 
 
 def initial_set(real, cfg, seed):
-    """What the run `seed` of a cell starts from: images, or their factors, and labels, as SyntheticSet takes them."""
+    """The start of a cell's run `seed`: images (or their factors) and labels, as SyntheticSet takes them."""
     count = images_per_class(cfg, real.shape)
     if cfg.init != "noise":
         x, y = real_subset(real, cfg, seed, count)
@@ -51,10 +49,9 @@ def initial_set(real, cfg, seed):
 
 
 def real_subsets(real, cfg, seed):
-    """The random real images, class steps one after the other, that a cell's distilled set of `seed` is to beat: (x, y)."""
-    return join(
-        [real_subset(part_of(real, cfg, seed, step), cfg, run_name(seed, step)) for step in range(cfg.class_steps)]
-    )
+    """Random real images (x, y) in place of a cell's distilled set of `seed`: all class steps, one after the other."""
+    steps = range(cfg.class_steps)
+    return join([real_subset(part_of(real, cfg, seed, step), cfg, run_name(seed, step)) for step in steps])
 
 
 def join(sets):
@@ -63,5 +60,5 @@ def join(sets):
 
 
 def run_name(seed, step):
-    """The seed of one run's random numbers; the first step of a cell has its plain seed."""
+    """The seed of one run's random numbers: the cell's seed, from the second class step on with the step's number."""
     return f"{seed}.{step}" if step else seed

@@ -1,4 +1,4 @@
-"""The synthetic set: images and labels that a method learns, and that everything downstream trains on."""
+"""The synthetic set: images and labels that a method learns and that networks are trained on."""
 
 from typing import NamedTuple
 
@@ -8,10 +8,10 @@ from ..files import FileError, load_tensors, save_tensors
 
 
 class DistilledSet(NamedTuple):
-    """What a method gives: images x (N, K, H, W) and labels y (N, C).
+    """The result of a method: images x (N, K, H, W) and labels y (N, C).
 
-    Where the order counts, also the rates lr (E, S) of E passes over S minibatches, which are the set's S equal parts one after the
-    other, and, where training starts from known weights, these, start (P,), in the order of the network's parameters.
+    A set with a schedule also has step sizes lr (E, S): E passes over S minibatches, the set's S equal parts in order.
+    Where training starts from known weights, these are start (P,), in the order of the network's parameters.
     """
 
     x: torch.Tensor
@@ -21,10 +21,10 @@ class DistilledSet(NamedTuple):
 
 
 class SyntheticSet:
-    """N images in the data's preprocessed space, class-major, with labels: pixels, or products of low-rank factors.
+    """N images in the preprocessed space, class-major, with labels: pixels, or products of low-rank factors.
 
-    images: x (N, K, H, W), or the factors a (N, K, H, r) and b (N, K, r, W); y (N, C). The images, or both factors, require
-    a gradient, y only if `learn_labels`.
+    images: x (N, K, H, W), or the factors a (N, K, H, r) and b (N, K, r, W); y (N, C). The images, or both factors,
+    require a gradient, y only if `learn_labels`.
     """
 
     def __init__(self, images, y, learn_labels=True):
@@ -38,7 +38,7 @@ class SyntheticSet:
         return len(self.y)
 
     def add_schedule(self, rates, rate_of, start=None):
-        """Learn rate_of(rates), rates (E, S), with the set, as DistilledSet has them; start (P,) is kept."""
+        """Learn the step sizes rate_of(rates), rates (E, S), with the set; `start` (P,) is kept. See DistilledSet."""
         self.rates, self.rate_of = rates.detach().clone().requires_grad_(), rate_of
         self.start = start
 
@@ -54,12 +54,12 @@ class SyntheticSet:
 
     @property
     def lr(self):
-        """The rates (E, S), positive or whatever `rate_of` allows."""
+        """The step sizes (E, S), in the range that `rate_of` allows."""
         return self.rate_of(self.rates)
 
     @property
     def x(self):
-        """The images (N, K, H, W); through factors, formed anew with a graph."""
+        """The images (N, K, H, W); of factors, their product, computed anew with a graph."""
         return render(self.images)
 
     def state_dict(self):
@@ -69,7 +69,7 @@ class SyntheticSet:
 
     @torch.no_grad()
     def snapshot(self):
-        """Copies of all that is stored of the set, by name; `rendered` makes a DistilledSet of them."""
+        """Copies of all stored tensors, by name; `rendered` makes a DistilledSet of them."""
         tensors = {**self.state_dict(), "y": self.labels}
         if tensors.pop("rates", None) is not None:
             tensors["lr"] = self.lr
@@ -77,51 +77,51 @@ class SyntheticSet:
 
     @torch.no_grad()
     def load_state_dict(self, state):
-        for name, mine in self.state_dict().items():
-            mine.copy_(state[name])
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])
 
 
 def render(images):
+    """The images (N, K, H, W) of (x,), or of factors (a, b)."""
     return images[0] if len(images) == 1 else images[0] @ images[1]
 
 
 def rendered(tensors):
-    """The DistilledSet of what is stored of a set."""
+    """The DistilledSet of a snapshot's tensors."""
     x = render([tensors[name] for name in ("x", "a", "b") if name in tensors])
     return DistilledSet(x, tensors["y"], tensors.get("lr"), tensors.get("start"))
 
 
 def stacked(sets):
-    """DistilledSets of one size as one, whose tensors have a leading axis of sets."""
+    """DistilledSets of equal size as one, whose tensors have a leading axis of sets."""
     return DistilledSet(*(None if tensors[0] is None else torch.stack(tensors) for tensors in zip(*sets)))
 
 
-def save_set(path, sets, **meta):
-    """Write a distilled set for others to use: what `snapshot` gave for each of its parts, one after the other (a schedule has one part)."""
-    save_tensors(path, {name: torch.cat([part[name] for part in sets]) for name in sets[0]}, **meta)
+def save_set(path, snapshots, **meta):
+    """Write a distilled set: the snapshots of its parts, concatenated (a set with a schedule has one part)."""
+    save_tensors(path, {name: torch.cat([part[name] for part in snapshots]) for name in snapshots[0]}, **meta)
 
 
 def load_set(path, in_shape, num_classes, device="cpu"):
     """Read a distilled set and check it against the data it is to be used with -> DistilledSet."""
     tensors, _ = load_tensors(path, device)
     if set(tensors) - {"lr", "start"} not in ({"x", "y"}, {"a", "b", "y"}):
-        holds = "x (N, K, H, W), or its factors a (N, K, H, r) and b (N, K, r, W), y (N, C), and where it has a schedule lr (E, S) and start (P,)"
+        holds = "x (N, K, H, W), or its factors a (N, K, H, r) and b (N, K, r, W), y (N, C), "
+        holds += "and where it has a schedule lr (E, S) and start (P,)"
         raise FileError(f"{path}: holds {sorted(tensors) or 'nothing'}; a distilled set holds {holds}")
     try:
-        found = rendered(tensors)
+        distilled = rendered(tensors)
     except RuntimeError:
-        raise FileError(
-            f"{path}: the factors a {tuple(tensors['a'].shape)} and b {tuple(tensors['b'].shape)} have no product"
-        ) from None
-    x, y = found.x, found.y
-    outputs = (num_classes, 1) if num_classes == 2 else (num_classes,)
-    if tuple(x.shape[1:]) != tuple(in_shape) or y.shape not in [(len(x), width) for width in outputs]:
+        a, b = tuple(tensors["a"].shape), tuple(tensors["b"].shape)
+        raise FileError(f"{path}: the factors a {a} and b {b} have no product") from None
+    x, y, lr, _ = distilled
+    widths = (num_classes, 1) if num_classes == 2 else (num_classes,)
+    if tuple(x.shape[1:]) != tuple(in_shape) or y.shape not in [(len(x), width) for width in widths]:
         expected = f"x (N, {', '.join(map(str, in_shape))}) and y (N, {num_classes})"
         raise FileError(f"{path}: x {tuple(x.shape)}, y {tuple(y.shape)} where this cell's data needs {expected}")
-    if found.lr is not None and (found.lr.ndim != 2 or not found.lr.numel() or len(x) % found.lr.shape[1]):
-        raise FileError(
-            f"{path}: lr {tuple(found.lr.shape)} must be (passes, minibatches), minibatches dividing the {len(x)} images"
-        )
-    if not all(t is None or t.isfinite().all() for t in found):
+    if lr is not None and (lr.ndim != 2 or not lr.numel() or len(x) % lr.shape[1]):
+        expected = f"(passes, minibatches), minibatches dividing the {len(x)} images"
+        raise FileError(f"{path}: lr {tuple(lr.shape)} must be {expected}")
+    if not all(t is None or t.isfinite().all() for t in distilled):
         raise FileError(f"{path}: holds values that are not finite; distil it again (`dvc repro -f`)")
-    return found
+    return distilled

@@ -1,18 +1,21 @@
-"""What a method takes at each outer step: batches of real images, batches of each class, or segments of trajectories."""
+"""What a method takes at each outer step: batches of real images, of each class's images, or trajectory segments."""
 
 import torch
 
-from ..data.labels import attacked, centred_one_hot, class_labels
+from ..data.labels import attack_labels, centred_one_hot, class_labels
 from ..rng import restore
 from .trajectories import Segments
 
 
 class Batches:
-    """Endless batches of rows of `tensors`: one random permutation after another; batches may straddle two, or the last of each is smaller."""
+    """Endless batches of rows of `tensors`, from one random permutation after another.
+
+    straddle: a batch may take rows of two permutations; otherwise the last batch of each is smaller.
+    """
 
     def __init__(self, tensors, batch, generator, straddle=True):
         self.tensors, self.batch, self.generator, self.straddle = tensors, batch, generator, straddle
-        self.left = torch.empty(0, dtype=torch.long, device=generator.device)
+        self.left = torch.empty(0, dtype=torch.long, device=generator.device)  # of the present permutation
 
     def next(self):
         while len(self.left) < (self.batch if self.straddle else 1):
@@ -30,7 +33,7 @@ class Batches:
 
 
 class ClassBatches:
-    """Endless batches of `batch` distinct random images of each class: the images x (n, K, H, W) and the chosen (C, batch) of them."""
+    """Endless batches of `batch` distinct random images of each class: all images x (n, K, H, W), indices (C, B)."""
 
     def __init__(self, x, y, classes, batch, generator):
         self.x, self.batch, self.generator = x, batch, generator
@@ -39,7 +42,7 @@ class ClassBatches:
 
     def next(self):
         order = torch.rand(self.members.shape, generator=self.generator, device=self.generator.device)
-        order[self.members < 0] = 2  # never among the first: every class has at least `batch` images
+        order[self.members < 0] = 2  # padding is never taken: every class has at least `batch` images
         return self.x, self.members.gather(1, order.topk(self.batch, dim=1, largest=False).indices)
 
     def state_dict(self):
@@ -50,15 +53,13 @@ class ClassBatches:
 
 
 def batches_for(real, cfg, generator, experts=None):
-    """What a cell's method (cfg: schema.Distill) takes at each step: real batches, or parts of the experts' trajectories."""
+    """What a cell's method (cfg: config.models.Distill) takes at each step."""
     if cfg.batches == "segments":
         return Segments(experts, cfg, generator)
     if cfg.batches == "by_class":
         return ClassBatches(real.train_x, real.train_y, real.classes, cfg.real_batch, generator)
-    centred = cfg.labels == "centred"
-    targets = (
-        centred_one_hot(real.train_y, real.num_classes)
-        if centred
-        else class_labels(attacked(real.train_y, cfg.attack), real.num_classes, cfg.labels)
-    )
+    if cfg.labels == "centred":
+        targets = centred_one_hot(real.train_y, real.num_classes)
+    else:
+        targets = class_labels(attack_labels(real.train_y, cfg.attack), real.num_classes, cfg.labels)
     return Batches((real.train_x, targets), cfg.real_batch, generator, cfg.batches == "straddling")

@@ -1,4 +1,4 @@
-"""A pass through a network: its floating-point work, and how many images to send at once."""
+"""A pass through a network: its FLOPs, its precision, and how many images to send at once."""
 
 import ctypes
 from contextlib import nullcontext
@@ -9,14 +9,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..networks import build
 
-# Numbers in the widest layer of one forward pass. On a CPU they then stay in the cache (8 MiB, measured best at width 128);
-# on a GPU they fill 2 GiB, enough to keep it busy and to fit a small card with the gradient's copies.
+# Numbers in the widest layer of one forward pass. On a CPU they stay in the cache (8 MiB, measured best at width 128);
+# on a GPU they fill 2 GiB: enough to keep it busy, and with the gradient's copies they fit a small card.
 CPU_NUMBERS = {"float32": 2**21, "bfloat16": 2**22}
 CUDA_NUMBERS = 2**29
 
 
 def device_named(name):
-    """The torch device that `runtime.device` names: auto is a GPU where there is one. ValueError where it is not there."""
+    """The torch device that `runtime.device` names; auto: a GPU if there is one. ValueError for a missing GPU."""
     wanted = name.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"found {wanted!r}; no CUDA device is available here: use auto or cpu")
@@ -26,7 +26,7 @@ def device_named(name):
 
 
 def keep_freed_memory():
-    """Have glibc keep what is freed: by default every large block goes back to the system and is cleared anew, a tenth of a step."""
+    """Have glibc keep freed memory: by default large blocks go back to the system, which costs a tenth of a step."""
     try:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:  # another system
@@ -37,7 +37,7 @@ def keep_freed_memory():
 
 
 def images_per_pass(net, shape, device, dtype="float32"):
-    """How many images (K, H, W) to send through a network at once where no gradient joins them."""
+    """How many images of `shape` (K, H, W) to send through a network at once, if they are independent."""
     numbers = CPU_NUMBERS[dtype] if device.type == "cpu" else CUDA_NUMBERS
     return max(numbers // widest_layer(net, shape), 1)
 
@@ -49,7 +49,7 @@ def autocast(device, dtype):
 
 @cache
 def widest_layer(net, shape):
-    """The most numbers that one of a network's layers gives for an image."""
+    """The largest number of outputs of one of a network's layers for an image."""
     sizes = []
     with torch.device("meta"):
         network = build(net, shape, 10).eval()
@@ -61,7 +61,7 @@ def widest_layer(net, shape):
 
 @cache
 def forward_flops(net, shape):
-    """Floating-point operations of one image's forward pass, counted without computing it."""
+    """FLOPs of one image's forward pass, counted on the meta device."""
     with torch.device("meta"):
         network = build(net, shape, 10).eval()
         with FlopCounterMode(display=False) as counter:
@@ -69,6 +69,6 @@ def forward_flops(net, shape):
     return counter.get_total_flops()
 
 
-def wide(x):
-    """x in float32 where it came in less."""
+def at_least_float32(x):
+    """x in float32, or in its own precision if that is higher."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""What a run will cost, before it starts: its floating-point work over this device's own matrix-product rate."""
+"""What a run will cost, before it starts: its FLOPs over this device's measured rate of matrix products."""
 
 import time
 
@@ -6,18 +6,18 @@ import torch
 
 
 def seconds_in_turns(functions, device, repeats):
-    """Median seconds of each function(i), called in turns, so that whatever else the machine does falls on all; two calls warm up."""
+    """Median seconds of each function(i), after two warm-up calls; called in turns, so that other load falls on all."""
     times = [[] for _ in functions]
     for i in range(repeats + 2):
-        for function, mine in zip(functions, times):
+        for function, durations in zip(functions, times):
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             started = time.perf_counter()
             function(i)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            mine.append(time.perf_counter() - started)
-    return [sorted(mine[2:])[repeats // 2] for mine in times]
+            durations.append(time.perf_counter() - started)
+    return [sorted(durations[2:])[repeats // 2] for durations in times]
 
 
 def seconds(function, device, repeats):
@@ -26,7 +26,7 @@ def seconds(function, device, repeats):
 
 
 def matmul_rate(dtype, device, repeats=9):
-    """FLOP/s of a square matrix product in the named dtype: what convolutions on this device can hope for."""
+    """FLOP/s of a square matrix product in the named dtype: an upper bound for convolutions on this device."""
     n = 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
     return 2 * n**3 / seconds(lambda i: a @ b, device, repeats)
@@ -36,9 +36,8 @@ def describe(step_flops, steps, runs, dtype, rate):
     """One sentence for a person who is about to spend the time."""
     total = step_flops * steps * runs
     hours = total / rate / 3600
-    least = (
-        f"{hours / 24:.1f} days" if hours > 48 else f"{hours:.1f} hours" if hours > 1 else f"{hours * 60:.1f} minutes"
-    )
+    shorter = f"{hours:.1f} hours" if hours > 1 else f"{hours * 60:.1f} minutes"
+    least = f"{hours / 24:.1f} days" if hours > 48 else shorter
     return (
         f"cost: {step_flops / 1e9:.3g} GFLOP a step, {steps} steps, {runs} run(s): {total / 1e15:.3g} PFLOP; "
         f"at least {least} at this device's {rate / 1e12:.3g} TFLOP/s in {dtype}, evaluations aside"

@@ -1,7 +1,8 @@
-"""Experts: many networks of one architecture trained on real data at once, and their weights on the way.
+"""Experts: many networks of one architecture trained on real data at once, with snapshots of their weights.
 
-Source: reference sheets of trajectory matching, section 2 (plain gradient descent with DSA), of EDF, section 4 (GSAM), and of dataset
-distillation, section 8 (Adam, for its pools of trained networks). Each expert has weights, orders and augmentations of its own.
+Source: reference sheets of trajectory matching, section 2 (plain gradient descent with DSA), of EDF, section 4 (GSAM),
+and of dataset distillation, section 8 (Adam, for DD's pools of trained networks). Each expert has its own initial
+weights, orders and augmentations.
 """
 
 import time
@@ -24,48 +25,40 @@ TINY = 1e-12  # in GSAM's denominators
 
 
 def epochs_kept(cfg):
-    """The epochs whose snapshots a row of experts (schema.Experts) keeps: from the start, and the last."""
+    """The epochs whose snapshots are kept (cfg: config.models.Experts): the first ones from the start, and the last."""
     return sorted({*range(min(cfg.keep, cfg.epochs) + 1), cfg.epochs})
 
 
 def expert_flops(cfg, shape, images):
-    """Work of training one expert: forward and backward, twice with GSAM."""
+    """FLOPs of training one expert: forward and backward, twice with GSAM."""
     return forward_flops(cfg.net, shape) * 3 * images * cfg.epochs * (2 if cfg.optimizer == "gsam" else 1)
 
 
 def expert_bytes(cfg, shape, classes):
-    """Size of one expert's snapshots."""
+    """Bytes of one expert's snapshots."""
     with torch.device("meta"):
-        weights = sum(p.numel() for p in build(cfg.net, shape, classes).parameters())
-    return 4 * weights * len(epochs_kept(cfg))
+        num_params = sum(p.numel() for p in build(cfg.net, shape, classes).parameters())
+    return 4 * num_params * len(epochs_kept(cfg))
 
 
 class Group:
-    """The experts from number `first` on, `size` of them, trained together; `epoch` and `weights` are all that a caller needs.
+    """The experts from number `first` on, `size` of them, trained together; use `epoch` and `weights`.
 
-    cfg: schema.Experts; real: the data, on the device.
+    cfg: config.models.Experts; real: the data, on the device.
     """
 
     def __init__(self, cfg, first, size, real):
-        self.cfg, self.real, self.done = cfg, real, 0
+        self.cfg, self.real, self.epochs_done = cfg, real, 0
         device, name = real.train_y.device, f"experts {cfg.seed} {first}"
         self.y = class_labels(real.train_y, real.num_classes, "outputs")
         self.students = Students(cfg.net, real.shape, self.y.shape[1], [0] * size, name, device)
-        self.rngs = {
-            "order": generator(name, "order", device=device),
-            "augment": generator(name, "augment", device=device),
-        }
+        self.rngs = {purpose: generator(name, purpose, device=device) for purpose in ("order", "augment")}
         self.rngs["family"] = generator(name, "family")  # on the CPU: it decides which code runs
-        self.parts = []
-        for part in self.students.chunks(cfg.batch):
-            leaves = self.students.leaves(part)
-            self.parts.append(
-                (
-                    part,
-                    leaves,
-                    torch.optim.Adam(leaves.values(), cfg.lr, BETAS, fused=True) if cfg.optimizer == "adam" else None,
-                )
-            )
+        self.chunks = []  # slices of experts, their leaves, their Adam or None
+        for chunk in self.students.chunks(cfg.batch):
+            leaves = self.students.leaves(chunk)
+            adam = torch.optim.Adam(leaves.values(), cfg.lr, BETAS, fused=True) if cfg.optimizer == "adam" else None
+            self.chunks.append((chunk, leaves, adam))
 
     @torch.no_grad()
     def weights(self):
@@ -73,96 +66,95 @@ class Group:
         return torch.cat([p.flatten(1) for p in self.students.params.values()], 1)
 
     def rate(self):
-        return self.cfg.lr * 0.5 ** (self.done // self.cfg.halve_every if self.cfg.halve_every else 0)
+        return self.cfg.lr * 0.5 ** (self.epochs_done // self.cfg.halve_every if self.cfg.halve_every else 0)
 
     def epoch(self):
-        """One pass over the training images -> each expert's accuracy in percent on them, as augmented and while it trains, and on the test set."""
-        size, right = len(self.students), 0
+        """Train for one epoch -> each expert's accuracies in percent: on the way, as augmented, and on the test set."""
+        size, num_right = len(self.students), 0
         order = torch.rand(size, len(self.y), generator=self.rngs["order"], device=self.y.device).argsort(1)
         self.students.template.train()
-        for chosen in order.split(self.cfg.batch, 1):
-            found = []
-            for part, leaves, adam in self.parts:
-                x = augmented(
-                    self.cfg.augment, self.real.train_x[chosen[part]], self.rngs["augment"], self.rngs["family"]
-                )
-                found.append(self.update(part, leaves, adam, x, self.y[chosen[part]]))
-            right = right + torch.cat(found)
-        self.done += 1
-        train = 100 * right / len(self.y)
+        for indices in order.split(self.cfg.batch, 1):
+            batch_right = []
+            for chunk, leaves, adam in self.chunks:
+                x, y = self.real.train_x[indices[chunk]], self.y[indices[chunk]]
+                x = augmented(self.cfg.augment, x, self.rngs["augment"], self.rngs["family"])
+                batch_right.append(self.update(chunk, leaves, adam, x, y))
+            num_right = num_right + torch.cat(batch_right)
+        self.epochs_done += 1
+        train = 100 * num_right / len(self.y)
         return train.tolist(), self.students.accuracy(self.real.test_x, self.real.test_y).tolist()
 
-    def update(self, part, leaves, adam, x, y):
-        """One update of the experts in `part` -> how many of each one's images (s, B, ...) they had right."""
+    def update(self, chunk, leaves, adam, x, y):
+        """One update of a chunk's experts on batches x (s, B, ...) -> how many images each had right (s,)."""
 
-        def gradients(at):
-            logits = self.students.call(part, x, params=dict(zip(leaves, at)))
-            # Their losses are independent: the sum has each one's own gradient.
-            return torch.autograd.grad(cross_entropy(logits, y).sum(), at), (
-                predicted(logits) == predicted(y - 0.5)
-            ).sum(1)
+        def gradients(params):
+            logits = self.students.call(chunk, x, params=dict(zip(leaves, params)))
+            # The experts' losses are independent: their sum has each one's own gradient.
+            grads = torch.autograd.grad(cross_entropy(logits, y).sum(), params)
+            return grads, (predicted(logits) == predicted(y - 0.5)).sum(1)
 
-        own = list(leaves.values())
-        found, right = gradients(own)
+        params = list(leaves.values())
+        grads, num_right = gradients(params)
         if adam:
             adam.param_groups[0]["lr"] = self.rate()
-            for p, g in zip(own, found):
-                p.grad = g.contiguous()  # the fused update goes by memory, not by index
+            for p, grad in zip(params, grads):
+                p.grad = grad.contiguous()  # the fused update goes by memory, not by index
             adam.step()
-            return right
+            return num_right
         if self.cfg.optimizer == "gsam":
-            found = gsam(own, found, lambda at: gradients(at)[0], self.cfg.rho, self.cfg.alpha)
+            grads = gsam(params, grads, lambda params: gradients(params)[0], self.cfg.rho, self.cfg.alpha)
         with torch.no_grad():
-            torch._foreach_add_(own, found, alpha=-self.rate())
-        return right
+            torch._foreach_add_(params, grads, alpha=-self.rate())
+        return num_right
 
     def state_dict(self):
-        adams = [adam.state_dict() for *_, adam in self.parts if adam]
-        return {
-            "params": self.students.params,
-            "adams": adams,
-            "done": self.done,
-            "rng": {k: g.get_state() for k, g in self.rngs.items()},
-        }
+        adams = [adam.state_dict() for *_, adam in self.chunks if adam]
+        rng = {name: gen.get_state() for name, gen in self.rngs.items()}
+        return {"params": self.students.params, "adams": adams, "done": self.epochs_done, "rng": rng}
 
     @torch.no_grad()
     def load_state_dict(self, state):
         for name, p in self.students.params.items():
             p.copy_(state["params"][name])
-        for (*_, adam), saved in zip(self.parts, state["adams"]):
+        for (*_, adam), saved in zip(self.chunks, state["adams"]):
             adam.load_state_dict(saved)
-        self.done = state["done"]
+        self.epochs_done = state["done"]
         for name, gen in self.rngs.items():
             restore(gen, state["rng"][name])
 
 
-def gsam(weights, found, gradients, rho, alpha):
-    """The direction of a step of adaptive GSAM, each network of the leading axis for itself.
+def gsam(params, grads, gradients, rho, alpha):
+    """The direction of a step of adaptive GSAM, for each network of the leading axis on its own.
 
-    weights, found: lists of (s, ...) parameters and of their losses' gradients; gradients(weights): the same elsewhere, on the same
-    batch. Source: EDF's sheet, section 4: the gradient at the worst nearby weights, less alpha of what the first has across it.
+    params, grads: lists of (s, ...) parameters and the gradients of their losses; gradients(params): the same for
+    others, on the same batch. Source: EDF's sheet, section 4: the gradient at the worst nearby parameters, minus alpha
+    times the component of the first gradient that is orthogonal to it.
     """
 
     def flat(tensors):
         return torch.cat([t.flatten(1) for t in tensors], 1)
 
+    def unflat(vectors):
+        return [v.view_as(p) for p, v in zip(params, vectors.split([p[0].numel() for p in params], 1))]
+
     with torch.no_grad():
-        w, g0 = flat(weights), flat(found)
-        push = rho / ((w * g0).norm(dim=1, keepdim=True) + TINY) * w.square() * g0
-        moved = [p + e.view_as(p) for p, e in zip(weights, push.split([p[0].numel() for p in weights], 1))]
-    g1 = flat(gradients([p.requires_grad_() for p in moved]))
-    unit = g1 / (g1.norm(dim=1, keepdim=True) + TINY)
-    cosine = (g0 * g1).sum(1, keepdim=True) / (g0.norm(dim=1, keepdim=True) * g1.norm(dim=1, keepdim=True) + TINY)
-    across = g0 - cosine * g0.norm(dim=1, keepdim=True) * unit
-    direction = g1 - alpha * across
-    return [d.view_as(p) for p, d in zip(weights, direction.split([p[0].numel() for p in weights], 1))]
+        w, g0 = flat(params), flat(grads)
+        ascent = rho / ((w * g0).norm(dim=1, keepdim=True) + TINY) * w.square() * g0
+        perturbed = [p + e for p, e in zip(params, unflat(ascent))]
+    g1 = flat(gradients([p.requires_grad_() for p in perturbed]))
+    norm0, norm1 = g0.norm(dim=1, keepdim=True), g1.norm(dim=1, keepdim=True)
+    unit = g1 / (norm1 + TINY)
+    cosine = (g0 * g1).sum(1, keepdim=True) / (norm0 * norm1 + TINY)
+    orthogonal = g0 - cosine * norm0 * unit
+    return unflat(g1 - alpha * orthogonal)
 
 
 def train(name, group, checkpoint, log, minutes, stop):
-    """Train a group to its last epoch, from its checkpoint on where there is one -> (kept snapshots, learning curves).
+    """Train a group to its last epoch, from its checkpoint if there is one -> (kept snapshots, learning curves).
 
-    Snapshots: a list of (size, P) on the CPU; curves: {"train", "test"}, each the percents of all experts after each epoch. log(epoch,
-    metrics) is called after each; the checkpoint is written every `minutes`, and before Stopped where the event `stop` is set.
+    Snapshots: a list of (size, P) on the CPU; curves: {"train", "test"}, the accuracies of all experts after each
+    epoch, when log(epoch, metrics) is called too. The checkpoint is written every `minutes`, and before Stopped if the
+    event `stop` is set.
     """
     cfg, keep, size = group.cfg, epochs_kept(group.cfg), len(group.students)
     snapshots, curves, saved_at = [group.weights().cpu().clone()], {"train": [], "test": []}, time.monotonic()
@@ -170,64 +162,62 @@ def train(name, group, checkpoint, log, minutes, stop):
         state = load_state(checkpoint, group.y.device)
         group.load_state_dict(state["group"])
         snapshots, curves = [s.cpu() for s in state["snapshots"]], state["curves"]
-    with tqdm(total=cfg.epochs, initial=group.done, desc=name, unit="epoch") as bar:
-        while group.done < cfg.epochs:
-            for curve, found in zip(curves.values(), group.epoch()):
-                curve.append([round(percent, 2) for percent in found])
-            if group.done in keep:
+    with tqdm(total=cfg.epochs, initial=group.epochs_done, desc=name, unit="epoch") as bar:
+        while group.epochs_done < cfg.epochs:
+            for curve, accuracies in zip(curves.values(), group.epoch()):
+                curve.append([round(percent, 2) for percent in accuracies])
+            done = group.epochs_done
+            if done in keep:
                 snapshots.append(group.weights().cpu().clone())
             accuracy = sum(curves["test"][-1]) / size
-            log(group.done, {"test_accuracy": accuracy, "train_accuracy": sum(curves["train"][-1]) / size})
+            log(done, {"test_accuracy": accuracy, "train_accuracy": sum(curves["train"][-1]) / size})
             bar.update()
             bar.set_postfix(acc=f"{accuracy:.1f}%")
             if time.monotonic() - saved_at > minutes * 60 or stop.is_set():
                 save_state(checkpoint, {"group": group.state_dict(), "snapshots": snapshots, "curves": curves})
                 saved_at = time.monotonic()
             if stop.is_set():
-                raise Stopped(
-                    f"{name}: stopped after epoch {group.done} of {cfg.epochs}; run it again to go on from there"
-                )
+                raise Stopped(f"{name}: stopped after epoch {done} of {cfg.epochs}; run it again to go on from there")
     return snapshots, curves
 
 
 @torch.no_grad()
 def labelled_images(real, net, experts, ipc, gen, agreed):
-    """Training images of each class with experts' logits for labels: x (N, K, H, W), y (N, C), class-major; EDF's sheet, section 5.1.
+    """Training images x (N, K, H, W) with experts' logits as labels y (N, C), class-major; EDF's sheet, section 5.1.
 
-    experts: data.trajectories.Trajectories. agreed: of each class the first `ipc` images, in random order, that the first expert has
-    right, then those that the next has right; labels are the mean logits of all experts that have the image right. Otherwise any
-    images, with the first expert's logits.
+    experts: trajectories.Trajectories. agreed: of each class the first `ipc` images, in random order, that the first
+    expert classifies correctly, then those that the next one does; labels are the mean logits of all experts that are
+    right on the image. Otherwise random images, with the first expert's logits.
     """
 
-    def logits(expert, x):
+    def expert_logits(expert, x):
         students = Students(net, real.shape, real.num_classes, [0], 0, x.device)
         return students.start_from(experts.weights(expert, -1)[None].to(x.device)).outputs(x)[0]
 
-    orders = [
-        m[torch.randperm(len(m), generator=gen, device=m.device)]
-        for m in ((real.train_y == c).nonzero().flatten() for c in real.classes)
-    ]
+    members = [(real.train_y == c).nonzero().flatten() for c in real.classes]
+    orders = [m[torch.randperm(len(m), generator=gen, device=m.device)] for m in members]
     if not agreed:
         x = real.train_x[torch.cat([order[:ipc] for order in orders])]
-        return x, logits(0, x)
-    picks = [order[:0] for order in orders]
+        return x, expert_logits(0, x)
+    picked = [order[:0] for order in orders]
     for expert in range(len(experts)):
-        right = logits(expert, real.train_x).argmax(1) == real.train_y
-        for c, order in enumerate(orders):
-            more = order[right[order] & ~torch.isin(order, picks[c])]
-            picks[c] = torch.cat([picks[c], more])[:ipc]
-        if all(len(pick) == ipc for pick in picks):
+        right = expert_logits(expert, real.train_x).argmax(1) == real.train_y
+        for i, order in enumerate(orders):
+            more = order[right[order] & ~torch.isin(order, picked[i])]
+            picked[i] = torch.cat([picked[i], more])[:ipc]
+        if all(len(indices) == ipc for indices in picked):
             break
-    for c, pick in zip(real.classes, picks):
-        if len(pick) < ipc:
+    for c, indices in zip(real.classes, picked):
+        if len(indices) < ipc:
             raise FileError(
-                f"{experts.folder}: the experts have only {len(pick)} training images of class {c} right, {ipc} are asked for; train them longer"
+                f"{experts.folder}: the experts have only {len(indices)} training images of class {c} right, {ipc} are "
+                "asked for; train them longer"
             )
-    chosen = torch.cat(picks)
-    x, labels = real.train_x[chosen], real.train_y[chosen]
+    indices = torch.cat(picked)
+    x, classes = real.train_x[indices], real.train_y[indices]
     total, count = torch.zeros(len(x), real.num_classes, device=x.device), torch.zeros(len(x), 1, device=x.device)
     for expert in range(len(experts)):
-        found = logits(expert, x)
-        agrees = (found.argmax(1) == labels)[:, None]
-        total, count = total + found * agrees, count + agrees
+        logits = expert_logits(expert, x)
+        right = (logits.argmax(1) == classes)[:, None]
+        total, count = total + logits * right, count + right
     return x, total / count

@@ -1,8 +1,8 @@
 """Train many networks ("students") on distilled sets at once, and measure them on the test set.
 
-The students of one architecture are stacked and run under `torch.func.vmap`; each has its own initial weights,
-augmentation and (where shuffled) order. Evaluation, baselines and the evaluations during distillation all use this.
-Source of the protocols: reference sheets of FRePo (section 9), of DC, DSA and DM (section 6) and of dataset distillation (section 7).
+The students of one architecture are stacked and run under `torch.func.vmap`. Each has its own initial weights,
+augmentation and, if the order is shuffled, order. Source of the protocols: reference sheets of FRePo (section 9), of
+DC, DSA and DM (section 6) and of dataset distillation (section 7).
 """
 
 from math import cos, pi
@@ -16,14 +16,16 @@ from ..rng import class_minibatches, generator
 from .compute import CUDA_NUMBERS, forward_flops, images_per_pass, widest_layer
 from .losses import cross_entropy, predicted, squared_error
 
-CPU_BATCHED_FLOPS = 2e8  # of one student's step: beyond it a CPU's arithmetic binds, and grouped convolutions only cost
-
-
+CPU_BATCHED_FLOPS = 2e8  # of one student's step; beyond it a CPU is bound by arithmetic, and vmap only costs time
 SGD_MOMENTUM, SGD_DECAY = 0.9, 5e-4
+LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
 
 
 def learning_rate(protocol, step, per_epoch=1, lr=None):
-    """Of update `step` (from 0). adam: linear warm-up from 0, then cosine from `lr` (the protocol's) down to `lr * lr_final`; sgd: `lr`, then a tenth."""
+    """The rate of update `step` (from 0); lr: the first rate, in place of the protocol's.
+
+    adam: linear warm-up from 0 to `lr`, then cosine down to `lr * lr_final`. sgd: `lr`, then a tenth of it.
+    """
     lr = protocol.lr if lr is None else lr
     if protocol.optimizer == "sgd":
         return lr * (1.0 if step < drop_step(protocol, per_epoch) else 0.1)
@@ -34,17 +36,15 @@ def learning_rate(protocol, step, per_epoch=1, lr=None):
 
 
 def drop_step(protocol, per_epoch):
-    """The update before which sgd's rate drops and its momentum starts anew: after the pass of index (epochs - 1) // 2 + 1."""
+    """The update before which sgd's rate drops and its momentum is reset: after (epochs - 1) // 2 + 2 epochs."""
     return ((protocol.epochs - 1) // 2 + 2) * per_epoch
-
-
-LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
 
 
 class Students:
     """S networks of one architecture. Student s trains on set `set_of[s]` and its weights come from `(seed, s)` alone.
 
-    net: a network's name; outputs: its number; set_of: a list of S set indices; seed: an integer; device, dtype: of weights and images.
+    net: an architecture's name; outputs: how many it has; set_of: a list of S set indices; device, dtype: of weights
+    and images.
     """
 
     def __init__(self, net, shape, outputs, set_of, seed, device, dtype=torch.float32):
@@ -66,71 +66,71 @@ class Students:
         return len(self.set_of)
 
     def chunks(self, batch, of_one_set=False):
-        """Slices of students that go through the network together; of_one_set: each of one set's students alone."""
-        if of_one_set:
-            ends = self.set_of.bincount().cumsum(0).tolist()
-            own = [(part, first) for first, last in zip([0, *ends], ends) for part in self._slices(batch, last - first)]
-            return [slice(first + part.start, first + part.stop) for part, first in own]
-        return self._slices(batch, len(self))
+        """Slices of students that go through the network together; of_one_set: no slice holds students of two sets."""
+        if not of_one_set:
+            return self._slices(batch, 0, len(self))
+        ends = self.set_of.bincount().cumsum(0).tolist()
+        return [chunk for start, end in zip([0, *ends], ends) for chunk in self._slices(batch, start, end)]
 
-    def _slices(self, batch, count):
-        size = count
+    def _slices(self, batch, start, end):
+        size = end - start
         if self.device.type == "cuda":
             size = max(CUDA_NUMBERS // (batch * widest_layer(self.net, self.shape)), 1)
         elif 3 * batch * forward_flops(self.net, self.shape) > CPU_BATCHED_FLOPS:
             size = 1
-        return [slice(s, min(s + size, count)) for s in range(0, count, size)]
+        return [slice(s, min(s + size, end)) for s in range(start, end, size)]
 
-    def call(self, part, x, shared=False, features=False, params=None):
-        """Outputs (s, B, C), or features (s, B, F), of the students in slice `part` on x (s, B, ...), or on shared x (B, ...).
+    def call(self, chunk, x, shared=False, features=False, params=None):
+        """Outputs (s, B, C), or features (s, B, F), of the students in a slice on x (s, B, ...), or shared x (B, ...).
 
-        params: those students' own, where a gradient is to reach them (`leaves`).
+        params: in place of these students' own parameters, so that a gradient reaches them (`leaves`).
         """
         wrapper = _Method(self.template, "features" if features else "forward")
-        params = params or {k: v[part] for k, v in self.params.items()}
-        state = {f"net.{k}": v for k, v in {**params, **{k: v[part] for k, v in self.buffers.items()}}.items()}
-        if part.stop - part.start == 1:  # one student: plain convolutions are quicker than grouped ones of one group
+        params = params or {name: p[chunk] for name, p in self.params.items()}
+        state = {**params, **{name: buffer[chunk] for name, buffer in self.buffers.items()}}
+        state = {f"net.{name}": tensor for name, tensor in state.items()}
+        if chunk.stop - chunk.start == 1:  # plain convolutions are quicker than grouped ones of one group
             x = (x if shared else x[0]).contiguous(memory_format=self.template.layout)
-            return functional_call(wrapper, {k: v[0] for k, v in state.items()}, (x,))[None]
+            return functional_call(wrapper, {name: tensor[0] for name, tensor in state.items()}, (x,))[None]
         return vmap(
             lambda state, x: functional_call(wrapper, state, (x,)), (0, None if shared else 0), randomness="different"
         )(state, x)
 
-    def leaves(self, part):
-        """The parameters of the students in `part` as leaves on the stacks' memory.
+    def leaves(self, chunk):
+        """The parameters of the slice `chunk` of students, as leaves that share the stacks' memory.
 
-        Slicing inside of the graph would give every part a gradient as large as all students'.
+        Slicing inside the graph would give every chunk a gradient as large as all students'.
         """
-        return {k: v[part].requires_grad_() for k, v in self.params.items()}
+        return {name: p[chunk].requires_grad_() for name, p in self.params.items()}
 
     def train(self, x, y, protocol, after=None, lr=None):
-        """Train every student on its set by `protocol` (schema.Protocol). x (M, N, K, H, W), y (M, N, C): the M sets.
+        """Train every student on its set x (M, N, K, H, W), y (M, N, C) by `protocol` (config.models.Protocol).
 
-        lr (M,), where given: the first rate of each set's students, in place of the protocol's; these must be in the order of the sets.
-        after(updates), where given, is called after each update, for those who look at the students on their way.
+        lr (M,): first rates of each set's students, in place of the protocol's; students must be in the order of the
+        sets. after(updates): called after each update.
         """
         n = x.shape[1]
         batch = min(n, protocol.batch)
         per_epoch, loss = -(-n // batch), LOSSES[protocol.loss]
         gen, host = generator(self.seed, "students", device=self.device), generator(self.seed, "students", "families")
-        chunks = []
-        for part in self.chunks(batch, lr is not None):  # an update for each, while its gradients are in the cache
-            leaves, rate = self.leaves(part), protocol.lr if lr is None else lr[self.set_of[part.start]].item()
+        chunks = []  # each has its own optimizer, which updates while the gradients are in the cache
+        for chunk in self.chunks(batch, lr is not None):
+            leaves, rate = self.leaves(chunk), protocol.lr if lr is None else lr[self.set_of[chunk.start]].item()
             if protocol.optimizer == "adam":
                 optimizer = torch.optim.Adam(leaves.values(), rate, fused=True)
             else:
                 optimizer = torch.optim.SGD(leaves.values(), rate, SGD_MOMENTUM, weight_decay=SGD_DECAY, fused=True)
-            chunks.append((part, leaves, optimizer, rate))
+            chunks.append((chunk, leaves, optimizer, rate))
         self.template.train()
-        for step, chosen in enumerate(self._batches(n, batch, y.shape[2], protocol, gen)):
-            batch_x, batch_y = x[self.set_of[:, None], chosen], y[self.set_of[:, None], chosen]
+        for step, indices in enumerate(self._batches(n, batch, y.shape[2], protocol, gen)):
+            batch_x, batch_y = x[self.set_of[:, None], indices], y[self.set_of[:, None], indices]
             batch_x = augmented(protocol.augment, batch_x, gen, host)
-            for part, leaves, optimizer, rate in chunks:
+            for chunk, leaves, optimizer, rate in chunks:
                 optimizer.param_groups[0]["lr"] = learning_rate(protocol, step, per_epoch, rate)
                 if protocol.optimizer == "sgd" and step == drop_step(protocol, per_epoch):
                     optimizer.state.clear()
                 # The students' losses are independent: their sum has each one's own gradient.
-                loss(self.call(part, batch_x[part], params=leaves), batch_y[part]).sum().backward()
+                loss(self.call(chunk, batch_x[chunk], params=leaves), batch_y[chunk]).sum().backward()
                 optimizer.step()
                 optimizer.zero_grad()
             if after:
@@ -144,29 +144,33 @@ class Students:
         sizes = [p[0].numel() for p in self.params.values()]
         if weights.shape[1] != sum(sizes):
             raise ValueError(f"the set's starting weights are {weights.shape[1]}, those of {self.net} {sum(sizes)}")
-        for p, own in zip(self.params.values(), weights.split(sizes, 1)):
-            p.copy_(own.view_as(p))
+        for p, values in zip(self.params.values(), weights.split(sizes, 1)):
+            p.copy_(values.view_as(p))
         return self
 
     def follow(self, x, y, lr):
-        """Train every student on its set by gradient descent in the set's own order. x (M, N, ...), y (M, N, C), lr (M, E, S)."""
+        """Train every student by gradient descent on its set's minibatches in turn: x (M, N, ...), y, lr (M, E, S)."""
         batch = x.shape[1] // lr.shape[2]
         chunks, rates = self.chunks(batch), lr.flatten(1)[self.set_of]
-        seeds = generator(self.seed, "students", "dropout").initial_seed()
+        seed = generator(self.seed, "students", "dropout").initial_seed()
         self.template.train()
         for t in range(rates.shape[1]):
             start = t % lr.shape[2] * batch
             batch_x, batch_y = (tensor[:, start : start + batch][self.set_of] for tensor in (x, y))
-            torch.manual_seed(seeds + t)
-            for part in chunks:
-                leaves = self.leaves(part)
-                loss = cross_entropy(self.call(part, batch_x[part], params=leaves), batch_y[part]).sum()
-                for p, gradient in zip(leaves.values(), torch.autograd.grad(loss, list(leaves.values()))):
-                    p.detach().sub_(gradient * rates[part, t].view(-1, *[1] * (p.ndim - 1)))
+            torch.manual_seed(seed + t)
+            for chunk in chunks:
+                leaves = self.leaves(chunk)
+                loss = cross_entropy(self.call(chunk, batch_x[chunk], params=leaves), batch_y[chunk]).sum()
+                for p, grad in zip(leaves.values(), torch.autograd.grad(loss, list(leaves.values()))):
+                    p.detach().sub_(grad * rates[chunk, t].view(-1, *[1] * (p.ndim - 1)))
         return self
 
     def _batches(self, n, batch, classes, protocol, gen):
-        """Yield each update's indices (S, B): whole epochs, whose last batch may be smaller, or `steps` batches, of random classes or across epochs."""
+        """Yield each update's indices (S, B).
+
+        Batches have `batch_per_class` images of random classes; or they split epochs, the last may be smaller; or, for
+        a number of steps, they straddle epochs.
+        """
         if protocol.batch_per_class:
             for _ in range(protocol.steps):
                 yield class_minibatches(len(self), classes, n // classes, batch, protocol.batch_per_class, gen)
@@ -175,13 +179,13 @@ class Students:
             yield from self._order(n, protocol.shuffle, gen).split(batch, 1)
         position, order = n, None
         for _ in range(protocol.steps):
-            indices = []
-            while (have := sum(i.shape[1] for i in indices)) < batch:
+            indices, missing = [], batch
+            while missing:
                 if position == n:
                     order, position = self._order(n, protocol.shuffle, gen), 0
-                take = min(batch - have, n - position)
-                indices.append(order[:, position : position + take])
-                position += take
+                rows = order[:, position : position + missing]
+                indices.append(rows)
+                position, missing = position + rows.shape[1], missing - rows.shape[1]
             yield torch.cat(indices, 1)
 
     def _order(self, n, shuffle, gen):
@@ -191,14 +195,13 @@ class Students:
         return torch.arange(n, device=self.device).expand(len(self), n)
 
     @torch.no_grad()
-    def outputs(self, x, of=lambda outputs: outputs, features=False):
-        """Logits (S, n, C), or features (S, n, F), of every student on shared images x (n, K, H, W); or what `of` makes of them."""
+    def outputs(self, x, postprocess=lambda outputs: outputs, features=False):
+        """Postprocessed logits (S, n, C), or features (S, n, F), of every student on shared images x (n, K, H, W)."""
         self.template.eval()
-        batch = images_per_pass(self.net, self.shape, self.device)
-        rows = [
-            torch.cat([of(self.call(part, images, True, features)) for images in x.split(batch)], 1)
-            for part in self.chunks(batch)
-        ]
+        batch, rows = images_per_pass(self.net, self.shape, self.device), []
+        for chunk in self.chunks(batch):
+            outputs = [postprocess(self.call(chunk, images, True, features)) for images in x.split(batch)]
+            rows.append(torch.cat(outputs, 1))
         return torch.cat(rows)
 
     def predictions(self, x, threshold=0.0):
@@ -222,10 +225,10 @@ class _Method(torch.nn.Module):
 
 
 def trained(net, x, y, real, protocol, seed, lr=None, start=None):
-    """`protocol.num_nets` students of `net` for each of the M sets x (M, N, K, H, W), y (M, N, C), trained all at once.
+    """`protocol.num_nets` students of `net` for each of the M sets x (M, N, K, H, W), y (M, N, C), trained at once.
 
-    lr (M, E, S): the sets' own rates; the protocol `schedule` follows them, sgd takes a single one (M, 1, 1) in place of its own.
-    start (M, P), or (M, num_nets, P): weights that the students start from.
+    lr (M, E, S): the sets' own rates; the protocol `schedule` follows them, sgd takes a single one (M, 1, 1) in place
+    of its own. start (M, P) or (M, num_nets, P): weights that the students start from.
     """
     set_of = [m for m in range(len(x)) for _ in range(protocol.num_nets)]
     students = Students(net, real.shape, y.shape[-1], set_of, seed, x.device)

@@ -1,7 +1,7 @@
-"""Expert trajectories on disk: one safetensors file for each expert, and an index with their checksums and learning curves.
+"""Expert trajectories on disk: one safetensors file per expert, and an index with their checksums and learning curves.
 
-Source: reference sheet of trajectory matching, sections 2 and 8. Snapshots are float32, flat, in the order of the network's parameters,
-and are read one at a time from the mapped file.
+Source: reference sheet of trajectory matching, sections 2 and 8. Snapshots are float32 and flat, in the order of the
+network's parameters; they are read one at a time from the mapped file.
 """
 
 from pathlib import Path
@@ -28,9 +28,10 @@ def save_expert(folder, number, snapshots):
 
 
 def save_index(folder, records, **meta):
-    """Write the index of the experts' files in their order. records: of each, its learning curves, its provenance and {file: SHA-256} as `files`.
+    """Write the index of the experts' files, in their order.
 
-    meta: `epochs`, those of the snapshots, `net` and `shape` among it.
+    records: of each expert, learning curves, provenance and `files`: {file: SHA-256}. meta has `epochs`, those of the
+    snapshots, `net` and `shape`.
     """
     experts = []
     for record in records:
@@ -44,7 +45,7 @@ class Trajectories:
 
     def __init__(self, folder):
         self.folder, self.index, self.files = Path(folder), read_json(Path(folder) / INDEX), {}
-        self.at = {epoch: row for row, epoch in enumerate(self.index["epochs"])}
+        self.rows = {epoch: row for row, epoch in enumerate(self.index["epochs"])}
 
     def __len__(self):
         return len(self.index["experts"])
@@ -55,11 +56,10 @@ class Trajectories:
             entry = self.index["experts"][expert]
             path = self.folder / entry["file"]
             if not path.is_file() or sha256(path) != entry["sha256"]:
-                raise FileError(
-                    f"{path}: missing, or not the file that {INDEX} names; train it again (`dvc repro -f experts@{self.folder.name}`)"
-                )
+                remedy = f"train it again (`dvc repro -f experts@{self.folder.name}`)"
+                raise FileError(f"{path}: missing, or not the file that {INDEX} names; {remedy}")
             self.files[expert] = safe_open(path, framework="pt").get_slice("weights")
-        row = self.at[self.index["epochs"][-1] if epoch == -1 else epoch]
+        row = self.rows[self.index["epochs"][-1] if epoch == -1 else epoch]
         return self.files[expert][row : row + 1][0]
 
     def last(self, experts):
@@ -68,16 +68,16 @@ class Trajectories:
 
 
 def network_with(index, weights):
-    """The network that an index is of, with flat weights (P,)."""
+    """The network of an index of experts, with flat weights (P,)."""
     net = build(index["net"], tuple(index["shape"]), index["num_classes"])
     torch.nn.utils.vector_to_parameters(weights, net.parameters())
     return net
 
 
 class Segments:
-    """Endless parts of trajectories, of `cfg.expert_epochs` epochs: the weights (P,) at their start and at their end, on the device.
+    """Endless segments of trajectories: weights (P,) at a random epoch and `cfg.expert_epochs` later, on the device.
 
-    Every expert is taken once before any is again; the first epoch is drawn below a bound that may grow (`upper`).
+    Every expert is taken once before any is taken again. The start epoch's bound may grow (`upper`).
     """
 
     def __init__(self, trajectories, cfg, generator):
@@ -85,7 +85,7 @@ class Segments:
         self.left, self.drawn = torch.empty(0, dtype=torch.long, device=generator.device), 0
 
     def upper(self):
-        """Exclusive bound of the start epoch at this draw: it grows from `max_start_first` to `max_start` within `expand_steps` (EDF's sheet, 5.2)."""
+        """Exclusive bound of the start epoch: `max_start_first` to `max_start` in `expand_steps` (EDF's sheet, 5.2)."""
         first, last = self.cfg.max_start_first or self.cfg.max_start, self.cfg.max_start
         if not self.cfg.expand_steps:
             return last
@@ -95,12 +95,11 @@ class Segments:
         if not len(self.left):
             self.left = torch.randperm(len(self.trajectories), generator=self.generator, device=self.generator.device)
         expert, self.left = self.left[0].item(), self.left[1:]
-        start = torch.randint(
-            self.cfg.min_start, self.upper(), (), generator=self.generator, device=self.generator.device
-        ).item()
+        bounds, device = (self.cfg.min_start, self.upper()), self.generator.device
+        start = torch.randint(*bounds, (), generator=self.generator, device=device).item()
         self.drawn += 1
         pair = (self.trajectories.weights(expert, epoch) for epoch in (start, start + self.cfg.expert_epochs))
-        return tuple(weights.to(self.generator.device) for weights in pair)
+        return tuple(weights.to(device) for weights in pair)
 
     def state_dict(self):
         return {"left": self.left, "drawn": self.drawn, "rng": self.generator.get_state()}

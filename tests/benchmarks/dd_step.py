@@ -98,7 +98,7 @@ class Ours:
         theta = dd.train(dd.starts())
         times.append(time.perf_counter())
         leaf = theta.detach().requires_grad_()
-        dd.judge(leaf.clone(), real_x, real_y)
+        dd.outer_loss(leaf.clone(), real_x, real_y)
         times.append(time.perf_counter())
         theta.backward(leaf.grad)
         dd.optimizer.step()

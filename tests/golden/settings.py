@@ -60,12 +60,12 @@ NOISE_RANK, SVD_RANK = {"rank": 1, "images": 3, "init": "noise"}, {"rank": 2, "i
 SENTENCES = partial(sentences, 4)
 TEXT_RUN = {"real": SENTENCES, "lr_start": 0.1, "steps": 2, "ipc": 1}
 BATCH_NORM = {"net": "convnet1-w4-batch"}
-RUNS = {  # {method: {what is special: fields}}; see traces.prepared_run for `real`, `pool`, `part` and `records`
+RUNS = {  # {method: {what is special: fields}}; see traces.prepared_run for those that a cell has not
     "dd": {
         "fixed start": {},
         "minibatches": {"ipc": 4, "minibatches": 2, "epochs": 3, "classes": (0, 2)},
         "random starts": {"start": "random", "nets_per_step": 3, "init": "real"},
-        "starts from experts": {"start": "random", "nets_per_step": 2, "pool": True, "part": 7},
+        "starts from experts": {"start": "random", "nets_per_step": 2, "pool": True, "images_per_pass": 7},
         "attack": {"start": "random", "nets_per_step": 1, "pool": True, "attack": (0, 1), "classes": (0,)},
         "crop and flip": {"augment": "crop_flip", "net": "conv2-w4"},
         "lenet": {"net": "lenet_dd", "real": partial(real_set, 3, (1, 28, 28)), "lr_start": 0.01, "steps": 2},
@@ -102,14 +102,14 @@ RUNS = {  # {method: {what is special: fields}}; see traces.prepared_run for `re
     "isa": {"hardest": {}, "easiest": {"topk": -0.6, "epsilon": -0.3}, "all": {"topk": 0.0}},
     "dc": {
         **{distance: {"distance": distance} for distance in ("layerwise", "mse", "cos")},
-        "class by class": {"part": 5},
+        "class by class": {"images_per_pass": 5},
         "batch norm": BATCH_NORM,
         "low-rank": {**NOISE_RANK, "outer": 1},
     },
     "dsa": {"all families": {}, "no flip": {"augment": "dsa-noflip", "net": "convnet2-w4-instance"}},
     "dm": {
         "augmented": {},
-        "plain": {"augment": "none", "part": 5},
+        "plain": {"augment": "none", "images_per_pass": 5},
         "batch norm": BATCH_NORM,
         "class group": {"real": lambda: real_set(4).only([1, 3])},
         "low-rank": {**SVD_RANK, "ipc": 4},
@@ -118,8 +118,8 @@ RUNS = {  # {method: {what is special: fields}}; see traces.prepared_run for `re
         "exact": {},
         "tesla": {"gradient": "tesla"},
         "minibatches": {"batch_syn": 4, "augment": "none", "net": "convnet2-w4-instance"},
-        "without a tape": {"net": "dcconv1-w4-batch", "augment": "none"},
-        "without records": {"records": False},
+        "without layerwise derivatives": {"net": "dcconv1-w4-batch", "augment": "none"},
+        "without records": {"keep_records": False},
         "odd images": {"real": partial(real_set, 3, (1, 7, 7)), "augment": "none"},
         "low-rank": NOISE_RANK,
     },

@@ -23,7 +23,7 @@ from lib.config.settings import Settings
 from lib.data.labels import initial_labels
 from lib.data.preprocess import fit
 from lib.evaluation import attacks, baselines, continual, fair_scores, membership, perturbation, teacher
-from lib.evaluation.accuracy import judged
+from lib.evaluation.accuracy import stack_accuracies
 from lib.methods import METHODS, class_maps
 from lib.networks import build
 from lib.rng import generator
@@ -137,15 +137,21 @@ def store(traces):
 # Methods
 
 
+def replace(owner, name, value):
+    """Set an attribute that there is."""
+    getattr(owner, name)
+    setattr(owner, name, value)
+
+
 def prepared_run(name, fields):
     """A method at its start -> (its cell's settings, the method, its batches, the real data).
 
-    fields: of the cell, and real() for the data, pool: start from experts, part: images that are sent at once, records:
-    whether the layerwise derivatives keep theirs.
+    fields: of the cell, and real() for the data, pool: start from experts, images_per_pass and keep_records: what the
+    method or a part of it has of these names.
     """
     fields = {**DISTILL, **BASES[name], **fields}
     real, pool = fields.pop("real", real_set)(), fields.pop("pool", False)
-    part, records = fields.pop("part", None), fields.pop("records", True)
+    images_per_pass, keep_records = fields.pop("images_per_pass", None), fields.pop("keep_records", None)
     cfg = Settings(**fields)
     experts = Walks(cfg.net, real.shape, real.num_classes) if pool or cfg.batches == "segments" else None
     if cfg.label_start == "experts":
@@ -157,10 +163,10 @@ def prepared_run(name, fields):
     if cfg.judge:
         further = {"judge": (build(cfg.net, real.shape, 3).reset(generator(5, "judge")).eval(), torch.arange(3))}
     method = METHODS[name](cfg, SyntheticSet(images, y.double(), cfg.learn_labels), 0, **further)
-    if part:
-        (method.judge if name == "dd" else method).part = part
-    if not records:
-        method.tape.keeps = False
+    if images_per_pass is not None:
+        replace(method.outer_loss if name == "dd" else method, "images_per_pass", images_per_pass)
+    if keep_records is not None:
+        replace(method.derivatives, "keep_records", keep_records)
     return cfg, method, batches_for(real, cfg, generator(0, "batches"), experts), real
 
 
@@ -243,14 +249,14 @@ def members():
     """Students' logits on the pool, shadows' confidences, and attacks by thresholds and likelihood ratios."""
     real, cfg = digits_set(), Settings(chunk=30, seeds=(0, 1), class_steps=1)
     row = Settings(net=DENSE, updates=(5, 20), attacked_nets=1, shadows=4, grid_search=False)
-    pool, protocol = membership.Pool(real, cfg), Settings(**{**PROTOCOL, "batch": 16, "lr": 0.02})
+    pool, protocol = membership.Candidates(real, cfg), Settings(**{**PROTOCOL, "batch": 16, "lr": 0.02})
     parts = [real.chunk(index, cfg.chunk) for index in cfg.seeds]
     sets = [(part.train_x, initial_labels(part.train_y, 10).double()) for part in parts]
-    looks, (shadows, inside) = pool.looks(row, protocol, sets, "real"), pool.shadow_looks(row, protocol)
+    outputs, (shadows, inside) = pool.train(row, protocol, sets, "real"), pool.train_shadows(row, protocol)
     with patch.object(membership, "ATTACKS", ("threshold",)):  # the learned ones are sklearn's
-        measured = pool.attack(row, looks[20][0], (shadows[20], inside))
+        measured = pool.attack(row, outputs[20][0], (shadows[20], inside))
     ratios = attacks.likelihood_ratio(shadows[20][0], shadows[20][1:], inside[1:])
-    return looks, shadows, ratios, measured
+    return outputs, shadows, ratios, measured
 
 
 def scores(teach=None, rates=None, **fields):
@@ -286,7 +292,7 @@ def real_baselines(attack=None, start=True):
     """Real images in a set's place: the images, and all accuracies; start: from the set's weights, or from experts'."""
     real, cfg, own = scheduled(attack, start)
     starts = None if start else Walks(DENSE, SHAPE, 3, 2).last(range(2))[None]
-    with patch.multiple(baselines, DRAWN=4, KEPT=2, JUDGES=3):
+    with patch.multiple(baselines, RANDOM_SETS=4, BEST_SETS=2, SELECTION_NETS=3):
         sets = [make(real, cfg, 0) for make in baselines.BASELINES.values()]
         return sets, baselines.real_baselines(DENSE, [own], real, cfg, starts, 2)
 
@@ -294,7 +300,7 @@ def real_baselines(attack=None, start=True):
 def perturbed():
     """Accuracies of a set whose images move, some so far that it shows."""
     real, _, own = scheduled()
-    with patch.object(perturbation, "MOVES", (1e-2, 2.0)):
+    with patch.object(perturbation, "NOISE_STDS", (1e-2, 2.0)):
         return perturbation.perturbed_accuracies(DENSE, [own], real, 0)
 
 
@@ -304,7 +310,7 @@ def evaluation(classes, net, **fields):
     x, y = some_sets(real, 4, kind="centred" if classes > 2 else "outputs")
     lr = torch.full((2, 3, 1), 0.1) if protocol.optimizer == "schedule" else None
     stacks = {"distilled": DistilledSet(x[:2], y[:2], lr), "real_subset": DistilledSet(x[2:], y[2:], lr)}
-    return judged(net, stacks, real, protocol, None)
+    return stack_accuracies(net, stacks, real, protocol, None)
 
 
 def maps(kind):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.autodiff import layerwise
-from lib.autodiff.layerwise import Descent, tape_of
+from lib.autodiff.layerwise import GradientDescent, layerwise_derivatives
 from lib.autodiff.unroll import Flat, gradient, unroll
 from lib.networks import build
 from lib.rng import generator
@@ -36,23 +36,21 @@ def problem(name, shape):
 def test_gradient_and_its_derivative_equal_autograd(name, shape):
     flat, theta, x, y, direction = problem(name, shape)
     leaves = [t.clone().requires_grad_() for t in (theta, x, y)]
-    (found,) = torch.autograd.grad(
-        cross_entropy(flat.one(leaves[0], leaves[1]), leaves[2]), leaves[0], create_graph=True
-    )
-    ours = tape_of(flat)
-    gradient, logits, record = ours.gradient(theta, x, y)
-    assert torch.allclose(gradient, found, rtol=1e-10, atol=1e-13) and torch.allclose(
-        logits, flat.one(theta, x), rtol=1e-12
-    )
-    slope, *ours = ours.along(record, direction)
-    assert slope.item() == pytest.approx((found * direction).sum().item(), rel=1e-10)
-    for mine, exact in zip(ours, torch.autograd.grad(found, leaves, direction)):
-        assert mine.shape == exact.shape and (mine - exact).norm() <= 1e-10 * exact.norm()
+    loss = cross_entropy(flat.one(leaves[0], leaves[1]), leaves[2])
+    (expected,) = torch.autograd.grad(loss, leaves[0], create_graph=True)
+    derivatives = layerwise_derivatives(flat)
+    grad, logits, record = derivatives.gradient(theta, x, y)
+    assert torch.allclose(grad, expected, rtol=1e-10, atol=1e-13)
+    assert torch.allclose(logits, flat.one(theta, x), rtol=1e-12)
+    slope, *second = derivatives.directional_derivative(record, direction)
+    assert slope.item() == pytest.approx((expected * direction).sum().item(), rel=1e-10)
+    for ours, exact in zip(second, torch.autograd.grad(expected, leaves, direction)):
+        assert ours.shape == exact.shape and (ours - exact).norm() <= 1e-10 * exact.norm()
 
 
 def halves(t, x, y):
-    own = slice(t % 2 * 3, t % 2 * 3 + 3)
-    return x[own].tanh(), y[own]
+    half = slice(t % 2 * 3, t % 2 * 3 + 3)
+    return x[half].tanh(), y[half]
 
 
 def unrolled(step, theta, rates, x, y, direction):
@@ -66,24 +64,26 @@ RATES = torch.tensor([0.1, 0.02, 0.05, 0.03], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name, shape", [NETS[1], NETS[2], NETS[4]])
-@pytest.mark.parametrize("records", [0, 40000, layerwise.RECORDS])
+@pytest.mark.parametrize("records", [0, 40000, layerwise.RECORD_BYTES])
 def test_descent_is_the_general_unroll(name, shape, records, monkeypatch):
     """With no step's record kept, with some, with all."""
-    monkeypatch.setattr(layerwise, "RECORDS", records)
+    monkeypatch.setattr(layerwise, "RECORD_BYTES", records)
     flat, theta, x, y, direction = problem(name, shape)
     y = y.softmax(1)
 
     def step(t, state, rates, x, y):
         x, y = halves(t, x, y)
-        return (state[0] - rates[t] * gradient(lambda at: cross_entropy(flat(at, x), y).sum(), state[0]),)
+        return (state[0] - rates[t] * gradient(lambda w: cross_entropy(flat(w, x), y).sum(), state[0]),)
 
-    given = theta, RATES, x, y, direction
-    whole, taped = unrolled(step, *given), unrolled(Descent(tape_of(flat), halves), *given)
-    assert torch.allclose(whole[0], taped[0], rtol=1e-12)
-    for exact, ours in zip(whole[1:], taped[1:]):
+    problem_inputs = theta, RATES, x, y, direction
+    descent = GradientDescent(layerwise_derivatives(flat), halves)
+    whole, by_hand = unrolled(step, *problem_inputs), unrolled(descent, *problem_inputs)
+    assert torch.allclose(whole[0], by_hand[0], rtol=1e-12)
+    for exact, ours in zip(whole[1:], by_hand[1:]):
         assert (ours - exact).norm() <= 1e-9 * exact.norm()
     labels = y.clone()
-    (trained,) = unroll(Descent(tape_of(flat), halves), 4, (theta[None],), RATES, x.requires_grad_(), labels)
+    descent = GradientDescent(layerwise_derivatives(flat), halves)
+    (trained,) = unroll(descent, 4, (theta[None],), RATES, x.requires_grad_(), labels)
     trained.sum().backward()
     assert x.grad.norm() > 0 and labels.grad is None
 
@@ -91,10 +91,9 @@ def test_descent_is_the_general_unroll(name, shape, records, monkeypatch):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_it_is_the_same():
     flat, theta, x, y, direction = problem(*NETS[4])
-    given = theta, RATES, x, y.softmax(1), direction
-    for plain, compiled in zip(
-        *(unrolled(Descent(tape_of(flat, mode), halves), *given) for mode in ("none", "default"))
-    ):
+    problem_inputs = theta, RATES, x, y.softmax(1), direction
+    descents = [GradientDescent(layerwise_derivatives(flat, mode), halves) for mode in ("none", "default")]
+    for plain, compiled in zip(*(unrolled(descent, *problem_inputs) for descent in descents)):
         assert (compiled - plain).norm() <= 1e-9 * plain.norm()
 
 
@@ -102,4 +101,4 @@ def test_compiled_it_is_the_same():
     "name", ["alexcifar", "conv2-w8-batch", "convnet2-w8-batch", "convnet2-w8-instance-swish", "conv2-w8"]
 )
 def test_networks_of_other_layers_go_the_general_way(name):
-    assert tape_of(Flat(build(name, (3, 32, 32), 4))) is None
+    assert layerwise_derivatives(Flat(build(name, (3, 32, 32), 4))) is None
