@@ -18,7 +18,7 @@ OPERATIONS = {"dc": ("crop", "scale", "rotate"), "dc-noise": ("crop", "noise")}
 @POLICIES.register("dc", "dc-noise")
 @torch.no_grad()
 def augmented(policy, x, generator, host):
-    """x (S, B, K, H, W) with one operation per image; `mean` is each channel's over the student's batch."""
+    """x (S, B, K, H, W) with one operation per image; pixels from outside are the channel's mean over the batch."""
     names = OPERATIONS[policy]
     mean = x.mean((1, 3, 4), keepdim=True).expand(-1, x.shape[1], -1, -1, -1).flatten(0, 1)
     flat = x.flatten(0, 1)

@@ -118,12 +118,5 @@ def rotate(x, u, limit=15.0):
     return _resample(x, torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2))
 
 
-FAMILIES = {
-    "color": color,
-    "crop": crop,
-    "crop4": partial(crop, ratio=0.25),
-    "cutout": cutout,
-    "flip": flip,
-    "scale": scale,
-    "rotate": rotate,
-}
+FAMILIES = {"color": color, "crop": crop, "crop4": partial(crop, ratio=0.25), "cutout": cutout}
+FAMILIES |= {"flip": flip, "scale": scale, "rotate": rotate}

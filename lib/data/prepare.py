@@ -88,14 +88,14 @@ def array_digests(out):
     return {path.name: sha256(path) for path in sorted(out.glob("*.npy"))}
 
 
-def check_counts(name, source, found, num_classes, packed=False):
+def check_counts(name, source, counts, num_classes, packed=False):
     """Refuse splits that are not what the source publishes; IMDB's other packing lacks four reviews of each."""
-    classes, *counts = (SOURCES[source][name] for name in ("classes", "train", "test"))
+    classes, *expected = (SOURCES[source][key] for key in ("classes", "train", "test"))
     if packed and source == "imdb":
-        counts = [n - 4 for n in counts]
-    if found != counts or num_classes != classes:
-        examples = f"{found} train and test examples of {num_classes} classes"
-        raise FileError(f"{name}: {examples}, expected {counts} of {classes}")
+        expected = [n - 4 for n in expected]
+    if counts != expected or num_classes != classes:
+        examples = f"{counts} train and test examples of {num_classes} classes"
+        raise FileError(f"{name}: {examples}, expected {expected} of {classes}")
 
 
 def build_arrays(name, shape, examples, workspace):

@@ -42,8 +42,8 @@ class RealSet:
 
     def only(self, classes):
         """The training and test images of these classes; labels and num_classes stay."""
-        wanted = torch.tensor(classes, device=self.train_y.device)
-        train, test = torch.isin(self.train_y, wanted), torch.isin(self.test_y, wanted)
+        labels = torch.tensor(classes, device=self.train_y.device)
+        train, test = torch.isin(self.train_y, labels), torch.isin(self.test_y, labels)
         tensors = self.train_x[train], self.train_y[train], self.test_x[test], self.test_y[test]
         return RealSet(*tensors, self.preprocess, {**self.manifest, "classes": list(classes)})
 

@@ -73,9 +73,9 @@ def verify(path, archive):
         problem = "truncated" if size < archive.size else other
         raise FileError(f"{path}: has {size} bytes, expected {archive.size} ({problem}); {REMEDY}")
     kind, expected = archive.digest.split(":")
-    found = digest(path, kind)
-    if found != expected:
-        raise FileError(f"{path}: {kind} is {found}, expected {expected} ({other}); {REMEDY}")
+    actual = digest(path, kind)
+    if actual != expected:
+        raise FileError(f"{path}: {kind} is {actual}, expected {expected} ({other}); {REMEDY}")
 
 
 def own_copy(archives, dataset, name):

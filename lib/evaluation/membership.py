@@ -26,9 +26,9 @@ class Candidates:
             return x[chosen], y[chosen]
 
         parts = [part_of(real, cfg, seed) for seed in cfg.seeds]
-        picked = [pick(part.train_x, part.train_y, "members") for part in parts]
-        picked.append(pick(real.test_x, real.test_y, "non-members"))
-        self.x, self.y = (torch.cat(tensors) for tensors in zip(*picked))
+        sets = [pick(part.train_x, part.train_y, "members") for part in parts]
+        sets.append(pick(real.test_x, real.test_y, "non-members"))
+        self.x, self.y = (torch.cat(tensors) for tensors in zip(*sets))
         self.labels = self.y.cpu().numpy()
 
     def of_chunk(self, chunk):
@@ -85,12 +85,12 @@ class Candidates:
             pool = self.of_chunk(chunk)
             member = np.arange(2 * self.size) < self.size
             confidences = confidence(losses(logits[:, :, pool], self.labels[pool]))  # (M, num_nets, 2 size)
-            others = [confidences[m] for m in range(self.chunks) if m != chunk]
+            shadows_offline = [confidences[m] for m in range(self.chunks) if m != chunk]
             for net in range(min(row.attacked_nets, logits.shape[1])):
                 scores, pools = {}, {"": pool}
-                if others:
+                if shadows_offline:
                     pools["control_"] = self.of_chunk((chunk + 1) % self.chunks)
-                    scores["lira_offline"] = likelihood_ratio(confidences[chunk, net], np.concatenate(others))
+                    scores["lira_offline"] = likelihood_ratio(confidences[chunk, net], np.concatenate(shadows_offline))
                 if shadows and chunk == 0:
                     scores["lira"] = likelihood_ratio(confidences[chunk, net], *shadows)
                 for prefix, images in pools.items():

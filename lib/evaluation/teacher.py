@@ -44,9 +44,9 @@ def cutmix(x, gen, host):
     Its sides are sqrt(1 - u) of the image's; its centre is anywhere, and it is cut off at the edge.
     """
     height, width = x.shape[-2:]
-    u, down, right = torch.rand(3, generator=host).tolist()
+    u, row, column = torch.rand(3, generator=host).tolist()
     sides = [int(size * (1 - u) ** 0.5) for size in (height, width)]
-    centre = int(down * height), int(right * width)
+    centre = int(row * height), int(column * width)
     rows, columns = (slice(max(c - s // 2, 0), c + s // 2) for c, s in zip(centre, sides))
     other = torch.randperm(len(x), generator=gen, device=x.device)
     x = x.clone()
@@ -70,12 +70,9 @@ def kd_students(net, x, teacher, real, cfg, num_nets, seed):
     parts = []
     for part in students.chunks(min(cfg.kd_batch, len(x))):
         leaves = students.leaves(part)
-        decayed = [p for p in leaves.values() if p.ndim > 2]  # a leading axis of students
-        groups = [
-            {"params": decayed, "weight_decay": DECAY},
-            {"params": [p for p in leaves.values() if p.ndim <= 2], "weight_decay": 0.0},
-        ]
-        parts.append((part, leaves, torch.optim.AdamW(groups, cfg.kd_lr)))
+        weights = {"params": [p for p in leaves.values() if p.ndim > 2], "weight_decay": DECAY}  # axis 0: students
+        others = {"params": [p for p in leaves.values() if p.ndim <= 2], "weight_decay": 0.0}
+        parts.append((part, leaves, torch.optim.AdamW([weights, others], cfg.kd_lr)))
     students.template.train()
     for epoch in range(cfg.kd_epochs):
         for chosen in torch.randperm(len(x), generator=gen, device=x.device).split(cfg.kd_batch):

@@ -17,8 +17,8 @@ def imagenet_resnet18(archives):
     if path is None or not path.is_file():
         remedy = "need torchvision's file in your folder of archives, or judge: experts"
         raise FileError(f"{path or RESNET18}: not found; class maps by ImageNet's ResNet18 {remedy}")
-    if not (found := sha256(path)).startswith("f37072fd"):
-        raise FileError(f"{path}: SHA-256 is {found}, expected f37072fd...; it is not torchvision's file")
+    if not (digest := sha256(path)).startswith("f37072fd"):
+        raise FileError(f"{path}: SHA-256 is {digest}, expected f37072fd...; it is not torchvision's file")
     net = resnet18()
     net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return net

@@ -138,9 +138,9 @@ def plot_ipc(path, lines):
 def plot_continual(path, curves):
     """Accuracy on the classes seen so far. curves: {label: (classes seen (T,), mean (T,), std (T,))}; bands are std."""
     figure, (axes,) = _axes("classes seen")
-    for label, (seen, mean, std) in curves.items():
-        axes.plot(seen, mean, marker="o", ms=4, lw=1.2, label=label)
-        axes.fill_between(seen, mean - std, mean + std, alpha=0.2, lw=0)
+    for label, (classes, mean, std) in curves.items():
+        axes.plot(classes, mean, marker="o", ms=4, lw=1.2, label=label)
+        axes.fill_between(classes, mean - std, mean + std, alpha=0.2, lw=0)
     _save(figure, path)
 
 

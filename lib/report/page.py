@@ -21,7 +21,7 @@ def duration(seconds):
 
 
 TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html"]))
-TEMPLATES.filters["duration"] = duration
+TEMPLATES.filters |= {"duration": duration, "f1": "{:.1f}".format, "f3": "{:.3f}".format}
 
 
 def write_page(folder, suites, pairs, external=()):
