@@ -111,7 +111,7 @@ class Words(Row):
     """Sentences brought to one length, their words as vectors: random ones, or of a file among the user's archives."""
 
     dataset: key_of("datasets")
-    tokens: at_least(3)  # the vocabulary, with the marks for unknown words and for padding
+    tokens: at_least(3)  # the vocabulary, with the special tokens for unknown words and padding
     length: Count
     dim: Count
     vectors: str
