@@ -16,7 +16,7 @@ lint: .venv/installed ## rules and format of the code, by ruff
 	ruff format --check lib stages tests
 
 test: .venv/installed ## all tests, two files at a time
-	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 golden: .venv/installed ## compare the numbers of toy-sized runs of everything with the stored ones: half a minute
 	OMP_NUM_THREADS=1 python -m tests.golden

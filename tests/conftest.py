@@ -14,6 +14,16 @@ ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("DISTILLERY_ARCHIVES", ROOT.parent / "shared" / "data"))
 
 
+LONG = ("test_pipeline", "test_resume", "test_expert_stages", "test_recipes", "test_params")  # minutes each
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take long come first, so that no worker is left alone with one at the end."""
+    names = [Path(item.fspath).stem for item in items]
+    ranked = sorted(range(len(items)), key=lambda i: LONG.index(names[i]) if names[i] in LONG else len(LONG))
+    items[:] = [items[i] for i in ranked]
+
+
 @pytest.fixture(scope="session")
 def archives():
     """The folder of real archives; tests that need it are skipped where it is not."""
