@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from lib.data.preprocess import Preprocess
 from lib.data.real import load_arrays
 from lib.files import read_metrics
 
-from .toy import CELL, CELLS, CONTINUAL, MEMBERSHIP, TOUCHED, clone, commit, dvc, edit, ran, toy, tracked
+from .toy import CELL, CELLS, CONTINUAL, ENV, MEMBERSHIP, TOUCHED, clone, commit, dvc, edit, ran, toy, tracked
 
 ROOT = Path(__file__).parent.parent
 
@@ -132,6 +133,19 @@ def test_a_changed_formula_runs_what_it_changes(pipeline):
     path.write_text(path.read_text().replace("epsilon**2 / 3", "epsilon**2 / 4"))
     stages = [f"distill@{TOUCHED}", f"evaluate@{TOUCHED}", "report@digits"]
     assert ran(dvc(folder, "repro", "report@digits")) == ["plan", *stages]
+    restored(folder)
+
+
+def test_a_change_of_form_is_accepted_a_changed_value_is_not(pipeline):
+    folder, _ = pipeline
+    path = folder / "lib/methods/isa.py"
+    path.write_text(path.read_text().replace("difference", "delta"))
+    edit(folder, lambda p: p["cells"][CELL]["distill"].update(outer_lr=3.0e-3))
+    command = [sys.executable, "-m", "stages", "accept"]
+    done = subprocess.run(command, cwd=folder, env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0 and f"accepted: distill@{TOUCHED}\n" in done.stdout, done.stdout + done.stderr
+    output = dvc(folder, "repro", "--dry", "report@digits")
+    assert ran(output) == [f"distill@{CELL}", f"evaluate@{CELL}", "report@digits"]
     restored(folder)
 
 
