@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from lib.config.load import load_params
 from lib.data.prepare import prepare
@@ -35,11 +36,14 @@ def archives():
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """prepared(name, archives=None): a dataset of params.yaml, prepared once for all tests -> its folder."""
-    root = tmp_path_factory.mktemp("prepared")
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "prepared"  # one for all workers
+    root.mkdir(exist_ok=True)
 
     def get(name, archives=None):
-        if not (root / name).exists():
-            prepare(name, load_params().datasets[name], root / name, root / "downloads", archives)
+        with FileLock(root / f"{name}.lock"):
+            if not (root / name).exists():
+                prepare(name, load_params().datasets[name], root / name, root / "downloads", archives)
         return root / name
 
     return get

@@ -82,24 +82,40 @@ def test_runs_are_tracked_with_their_addresses(pipeline):
 
 
 def test_changing_one_row_touches_that_rows_stages_only(pipeline):
+    """And what was computed before comes out of DVC's cache when the change is taken back."""
     folder, _ = pipeline
-    for change, stages in (
-        ({"distill": {"outer_lr": 2.0e-3}}, ("distill", "evaluate")),
-        ({"evaluate": {"nets": ["kipconv2-w32"]}}, ("distill", "evaluate")),  # its first network judges on the way too
-        ({"evaluate": {"nets": ["conv2-w32", "mlp"]}}, ("evaluate",)),
+    for section, values, stages in (
+        ("evaluate", {"nets": ["conv2-w32", "mlp"]}, ("evaluate",)),
+        ("distill", {"outer_lr": 2.0e-3}, ("distill", "evaluate")),
     ):
-        section, values = next(iter(change.items()))
         edit(folder, lambda p, section=section, values=values: p["cells"][TOUCHED][section].update(values))
         output = dvc(folder, "repro", f"evaluate@{TOUCHED}", f"evaluate@{CELL}")
-        assert ran(output) == ["plan", *(f"{stage}@{TOUCHED}" for stage in stages)], change
-        restored(folder)
-
-
-def restored(folder):
-    """Take edits back, and have DVC do so: what was computed before comes out of its cache."""
-    subprocess.run(["git", "checkout", "-q", "."], cwd=folder, check=True)
+        assert ran(output) == ["plan", *(f"{stage}@{TOUCHED}" for stage in stages)], values
+    undo(folder)
     output = dvc(folder, "repro", "report@digits")
     assert set(ran(output)) <= {"plan", "report@digits"}, output
+
+
+def undo(folder):
+    """Take edits back."""
+    subprocess.run(["git", "checkout", "-q", "."], cwd=folder, check=True)
+
+
+def test_another_clone_is_handed_the_results(pipeline, project, tmp_path):
+    """A local remote: what is pushed with the run cache is not computed again, though the clone has no dvc.lock."""
+    folder, _ = pipeline
+    other = clone(project, tmp_path / "other")
+    for each in (folder, other):
+        dvc(each, "remote", "add", "--default", "store", str(tmp_path / "store"), "--local")
+    dvc(folder, "push", "--run-cache")
+    edit(other, toy)
+    dvc(other, "fetch", "--run-cache")
+    output = dvc(other, "repro", "--pull", "report@digits")
+    assert set(ran(output)) == {"plan", "report@digits"}, output
+    for path in (folder / "build/distill/digits").rglob("seed*"):
+        assert (other / path.relative_to(folder)).read_bytes() == path.read_bytes()
+    results = [json.loads((each / "reports/digits/results.json").read_text()) for each in (folder, other)]
+    assert results[0] == results[1]
 
 
 def test_words_and_forms_of_the_code_run_plan_alone(pipeline):
@@ -124,16 +140,7 @@ def test_words_and_forms_of_the_code_run_plan_alone(pipeline):
     edit(folder, add)
     assert ran(dvc(folder, "repro", "report@digits")) == ["plan"]
     (folder / "lib/networks/mine.py").unlink()
-    restored(folder)
-
-
-def test_a_changed_formula_runs_what_it_changes(pipeline):
-    folder, _ = pipeline
-    path = folder / "lib/methods/isa.py"
-    path.write_text(path.read_text().replace("epsilon**2 / 3", "epsilon**2 / 4"))
-    stages = [f"distill@{TOUCHED}", f"evaluate@{TOUCHED}", "report@digits"]
-    assert ran(dvc(folder, "repro", "report@digits")) == ["plan", *stages]
-    restored(folder)
+    undo(folder)
 
 
 def test_a_change_of_form_is_accepted_a_changed_value_is_not(pipeline):
@@ -146,7 +153,16 @@ def test_a_change_of_form_is_accepted_a_changed_value_is_not(pipeline):
     assert done.returncode == 0 and f"accepted: distill@{TOUCHED}\n" in done.stdout, done.stdout + done.stderr
     output = dvc(folder, "repro", "--dry", "report@digits")
     assert ran(output) == [f"distill@{CELL}", f"evaluate@{CELL}", "report@digits"]
-    restored(folder)
+    undo(folder)
+
+
+def test_a_changed_formula_runs_what_it_changes(pipeline):
+    folder, _ = pipeline
+    path = folder / "lib/methods/isa.py"
+    path.write_text(path.read_text().replace("epsilon**2 / 3", "epsilon**2 / 4"))
+    stages = [f"distill@{TOUCHED}", f"evaluate@{TOUCHED}", "report@digits"]
+    assert ran(dvc(folder, "repro", "report@digits")) == ["plan", *stages]
+    undo(folder)
 
 
 def test_dvc_shows_what_an_experiment_changed_and_what_came_of_it(pipeline):
@@ -168,24 +184,7 @@ def test_dvc_shows_what_an_experiment_changed_and_what_came_of_it(pipeline):
     header, *rows = [line.split(",") for line in table.splitlines() if line.count(",") > 3]
     assert any(key in name for name in header) and any("accuracy.conv2-w32.distilled" in name for name in header)
     assert len(header) < 40 and any("two" in row for row in rows), header
-    restored(folder)
-
-
-def test_another_clone_is_handed_the_results(pipeline, project, tmp_path):
-    """A local remote: what is pushed with the run cache is not computed again, though the clone has no dvc.lock."""
-    folder, _ = pipeline
-    other = clone(project, tmp_path / "other")
-    for each in (folder, other):
-        dvc(each, "remote", "add", "--default", "store", str(tmp_path / "store"), "--local")
-    dvc(folder, "push", "--run-cache")
-    edit(other, toy)
-    dvc(other, "fetch", "--run-cache")
-    output = dvc(other, "repro", "--pull", "report@digits")
-    assert set(ran(output)) == {"plan", "report@digits"}, output
-    for path in (folder / "build/distill/digits").rglob("seed*"):
-        assert (other / path.relative_to(folder)).read_bytes() == path.read_bytes()
-    results = [json.loads((each / "reports/digits/results.json").read_text()) for each in (folder, other)]
-    assert results[0] == results[1]
+    undo(folder)
 
 
 def test_a_set_of_somebody_is_judged_and_on_the_page(pipeline):
@@ -213,7 +212,7 @@ def test_a_set_of_somebody_is_judged_and_on_the_page(pipeline):
         f"| `means` | digits | mlp | **{np.mean(found['nets']['mlp']):.1f}**"
         in (folder / "reports/README.md").read_text()
     )
-    subprocess.run(["git", "checkout", "-q", "."], cwd=folder, check=True)
+    undo(folder)
 
 
 def test_a_folder_of_pictures_goes_through_the_whole_pipeline(pipeline):
@@ -223,7 +222,7 @@ def test_a_folder_of_pictures_goes_through_the_whole_pipeline(pipeline):
     for label, name in enumerate(("dark", "light")):
         (folder / "flowers" / name).mkdir(parents=True)
         for i in range(20):
-            pixels = rng.integers(0, 100, (12, 10, 3), np.uint8) + np.uint8(120 * label)
+            pixels = rng.integers(0, 20, (12, 10, 3), np.uint8) + np.uint8(120 * label)
             Image.fromarray(pixels).save(folder / "flowers" / name / f"{i}.png")
 
     def change(params):
@@ -236,6 +235,5 @@ def test_a_folder_of_pictures_goes_through_the_whole_pipeline(pipeline):
     edit(folder, change)
     dvc(folder, "repro", "evaluate@digits-frepo-flowers-ipc1")
     measured = read_metrics(folder / "build/evaluate/digits/digits-frepo-flowers-ipc1.json")
-    # All eight pictures, or all but one: where the ten steps end depends on the processor's rounding.
-    assert min(measured["nets"]["conv2-w32"]["distilled"]["accuracy"][0]) >= 87.5
-    subprocess.run(["git", "checkout", "-q", "params.yaml"], cwd=folder, check=True)
+    assert min(measured["nets"]["conv2-w32"]["distilled"]["accuracy"][0]) == 100
+    undo(folder)

@@ -62,10 +62,10 @@ def kill_after(folder, steps, command):
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits_as_a_forced_run_left_alone(pipeline):
     folder, _ = pipeline
-    edit(folder, lambda p: p["cells"][CELL]["distill"].update(steps=600, eval_every=300))
+    edit(folder, lambda p: p["cells"][CELL]["distill"].update(steps=300, eval_every=150))
     target, lots = f"distill@{CELL}", random.Random(0)
-    for _ in range(3):
-        kill_after(folder, lots.randint(20, 150), ["repro", target])
+    for _ in range(2):
+        kill_after(folder, lots.randint(10, 75), ["repro", target])
     output = dvc(folder, "repro", target)
     interrupted = distilled(folder)
     assert "going on after step" in output
@@ -78,14 +78,14 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits_as_a_forced_run_lef
 
 
 def test_a_further_seed_leaves_those_that_are_there(pipeline):
+    """Nor does an option with an f in it pass for --force, here an experiment's name; the short form does."""
     folder, target = pipeline[0], f"distill@{CELL}"
     edit(folder, lambda p: p["cells"][CELL]["distill"].update(seeds=[0, 1], steps=20, eval_every=0))
     dvc(folder, "repro", target)
     out = folder / f"build/distill/digits/{CELL}"
     made, both = (out / "seed1.safetensors").stat().st_mtime_ns, json.loads((out / "history.json").read_text())["seeds"]
 
-    edit(folder, lambda p: p["cells"][CELL]["distill"].update(seeds=[1, 2]))
-    output = dvc(folder, "repro", target)
+    output = dvc(folder, "exp", "run", target, "-nfast", "-S", f"cells.{CELL}.distill.seeds=[1,2]")
     assert "seed 1: " not in output and "seed 2: " in output
     assert not list(out.glob("seed0*")) and (out / "seed1.safetensors").stat().st_mtime_ns == made
     seeds = json.loads((out / "history.json").read_text())["seeds"]
@@ -100,8 +100,7 @@ def test_a_further_seed_leaves_those_that_are_there(pipeline):
     output = dvc(folder, "repro", target)
     assert "seed 2: " in output and "seed 0: " not in output, "a file that changed is made again, others are not"
     assert json.loads((out / "history.json").read_text())["seeds"]["2"]["files"] == seeds["2"]["files"]
-    edit(folder, lambda p: p["cells"][CELL]["distill"].update(outer_lr=2.0e-3))
-    assert "seed 1: " in dvc(folder, "repro", target), "other settings, another set"
+    assert "to distil: [1, 2, 0]" in dvc(folder, "repro", "-fs", target)
 
 
 def test_two_runs_at_once_end_without_corruption(pipeline):
@@ -123,16 +122,6 @@ def test_bad_parameters_stop_a_stage_before_any_compute(pipeline):
     edit(folder, lambda p: p["cells"][CELL]["distill"].update(ipc=1))
     assert f"error: params.yaml: cells.{CELL}.distill.ipc: found 'ten'; must be an integer" in output
     assert "Traceback" not in output and time.monotonic() - began < 60
-
-
-def test_force_is_what_dvc_takes_for_it(pipeline):
-    """An option with an f in it is no --force, here an experiment's name; the short form among others is."""
-    folder, target = pipeline[0], f"distill@{CELL}"
-    edit(folder, lambda p: p["cells"][CELL]["distill"].update(seeds=[0], outer_lr=0.004))
-    dvc(folder, "repro", target)
-    change = f"cells.{CELL}.distill.seeds=[0,1]"
-    assert "to distil: [1]" in dvc(folder, "exp", "run", target, "-nfast", "-S", change)
-    assert "to distil: [0, 1]" in dvc(folder, "repro", "-fs", target)
 
 
 def test_unknown_key_lists_the_known_ones(pipeline):
