@@ -32,14 +32,14 @@ def toy(params):
     params["cells"] = {key: row for key, row in params["cells"].items() if row["suite"] != "digits" or key in CELLS}
     params["scores"], params["experts"] = {}, {}
     for key in CELLS:
-        params["cells"][key]["distill"] |= {"steps": 40, "seeds": [0], "eval_every": 20}
+        params["cells"][key]["distill"] |= {"steps": 20, "seeds": [0], "eval_every": 10}
         params["cells"][key]["distill"]["pool_size"] = 2
         params["cells"][key]["evaluate"]["nets"] = ["conv2-w32"]
     params["cells"][CONTINUAL]["distill"] |= {"steps": 5, "eval_every": 0}
     params["cells"][MEMBERSHIP]["distill"] |= {"seeds": [0, 1], "steps": 10, "eval_every": 0}
     params["membership"][MEMBERSHIP] |= {"updates": [10, 20], "shadows": 2}
     for name in ("digits", "digits-memory"):
-        params["protocols"][name]["steps"] = 50
+        params["protocols"][name]["steps"] = 30
     params["runtime"]["checkpoint_minutes"] = 0.002
 
 

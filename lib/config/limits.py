@@ -2,7 +2,7 @@
 
 from functools import cache
 
-import torch
+from torch.overrides import TorchFunctionMode
 
 from ..networks import build
 from ..synthetic.lowrank import images_per_class
@@ -47,6 +47,16 @@ def singular_kernel(cfg, shape, classes):
 
 @cache
 def feature_width(net, shape):
-    """Features of a network on images of `shape`, its weights not allocated; ValueError where it does not fit."""
-    with torch.device("meta"):
+    """Features of a network on images of `shape`; ValueError where it does not fit."""
+    with Undrawn():
         return build(net, shape, 2).feature_width
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves out torch's random weights. (On the meta device a ReLU imports torch's compiler, which takes a second.)"""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs.get("tensor", args[0] if args else None)
+        return func(*args, **kwargs)
