@@ -5,9 +5,12 @@ import torch
 from torch import nn
 
 from lib.config.limits import feature_width
+from lib.methods.gradient_distance import class_gradients
 from lib.networks import ARCHITECTURES, build, parse
 from lib.networks.layers import NORMS, BatchNorm
 from lib.rng import generator
+
+from .golden.traces import narrow
 
 
 @pytest.mark.parametrize(
@@ -38,7 +41,8 @@ def test_parameter_counts_of_the_sheet(name, shape, classes, count):
     "name, shape, width",
     [("conv3", (3, 32, 32), 8192), ("conv3", (1, 28, 28), 8192), ("conv4", (3, 64, 64), 16384),
      ("conv5", (3, 128, 128), 32768), ("conv2-w32", (1, 8, 8), 256), ("resnet18", (3, 32, 32), 8192),
-     ("resnet18_ap", (3, 32, 32), 8192)],
+     ("resnet18_ap", (3, 32, 32), 8192), ("dcconv3", (1, 28, 28), 1152), ("kipconv3", (1, 28, 28), 1152),
+     ("dcconv3", (3, 32, 32), 2048)],
 )  # fmt: skip
 def test_feature_widths_of_the_sheet(name, shape, width):
     assert feature_width(name, shape) == width
@@ -66,6 +70,35 @@ def test_every_network_and_norm_runs_and_learns(name):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
+SIDES = {"alexnet_dd": 64, "lenet_dd": 28, "lenet": 12, "lenet_dc": 12, "vgg11": 32, "vgg11_dc": 32}
+SIDES |= {"resnet18_tv": 64, "resnet18_dc": 32, "resnet18": 16, "resnet18_ap": 16, "resnet18_ap_dc": 16}
+OTHERS = [f"convnet2-w4-{norm}-{word}" for norm in ("layer", "instance") for word in ("sigmoid", "leaky", "swish")]
+OTHERS += ["convnet2-w4-layer-relu-max", "convnet2-w4-layer-relu-nopool"]
+
+
+@pytest.mark.parametrize("name", [*(name for name in NAMES if "_tv-" not in name), *OTHERS])
+def test_second_derivatives_of_classes_under_one_vmap_are_those_of_each_alone(name, monkeypatch):
+    """What DC and DSA take: the derivative by images of the weight gradients of several classes at once; in float64."""
+    monkeypatch.setattr("lib.networks.resnet.STAGES", (32, 32, 64, 64))  # narrower: seconds less
+    monkeypatch.setattr("lib.networks.dd._dense", narrow)
+    arch = parse(name)[0]
+    shape = (1, 8, 10) if ARCHITECTURES[arch].text else (1, *2 * [SIDES.get(arch, 8)])
+    net = build(name, shape, 3).double().reset(generator(0, "net")).eval()
+    x = torch.randn(2, 2, *shape, generator=generator(0, "x"), dtype=torch.float64)
+    # Not the same in all directions: a norm's derivative by a constant is zero.
+    directions = [
+        torch.randn(p.shape, generator=generator(i, "direction")).double() for i, p in enumerate(net.parameters())
+    ]
+
+    def by_images(images, labels):
+        leaf = images.clone().requires_grad_()
+        grads = class_gradients(net, leaf, torch.tensor(labels), 2, create_graph=True)
+        return torch.autograd.grad(sum((g * d).sum() for g, d in zip(grads, directions)), leaf)[0]
+
+    alone = torch.cat([by_images(x[:1], [2]), by_images(x[1:], [0])])
+    assert alone.norm() > 0 and (by_images(x, [2, 0]) - alone).norm() <= 1e-8 * alone.norm()
+
+
 def test_same_generator_same_weights():
     first, second = (build("alexnet", (3, 32, 32), 10).reset(generator(3, "net")).state_dict() for _ in range(2))
     assert all(torch.equal(first[k], second[k]) for k in first)
@@ -79,11 +112,13 @@ def test_lecun_law_of_the_sheet():
     assert all(m.bias.abs().max() == 0 for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
 
 
-def test_dcconv_has_kaimings_variance_and_kipconv_random_biases():
+def test_dcconv_has_kaimings_variance_and_kipconv_random_biases_of_its_head():
     dc = [m for m in build("dcconv3", (3, 32, 32), 10).reset(generator(0, "net")).body if isinstance(m, nn.Conv2d)]
     assert dc[1].weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=1e-2) and dc[1].bias is None
-    kip = [m for m in build("kipconv3", (3, 32, 32), 10).reset(generator(0, "net")).body if isinstance(m, nn.Conv2d)]
-    assert torch.cat([m.bias for m in kip]).std().item() == pytest.approx(0.1, rel=0.15) and len(kip) == 4
+    net = build("kipconv3", (3, 32, 32), 1000).reset(generator(0, "net"))
+    kip = [m for m in net.body if isinstance(m, nn.Conv2d)]
+    assert len(kip) == 4 and not any(m.bias.any() for m in kip)
+    assert net.head.bias.std().item() == pytest.approx(0.1, rel=0.1)
 
 
 def test_batch_norm_keeps_flax_statistics():
@@ -93,6 +128,23 @@ def test_batch_norm_keeps_flax_statistics():
     fresh = BatchNorm(1).eval()
     x = torch.randn(5, 1, 2, 2, generator=generator(0, "x"))
     assert torch.allclose(fresh(x), x, rtol=1e-4), "an untrained norm is the identity, but for eps"
+
+
+@pytest.mark.parametrize(
+    "name, keep, correction",
+    [("conv2-w8", 0.1, 0), ("kipconv2-w8", 0.1, 0), ("dcconv2-w8", 0.9, 0), ("vgg11", 0.9, 0), ("resnet18", 0.9, 0)]
+    + [("convnet2-w8", 0.9, 1), ("resnet18_tv", 0.9, 1)],
+)
+def test_batch_norms_keep_as_much_of_their_statistics_as_in_each_papers_code(name, keep, correction):
+    norms = [m for m in build(f"{name}-batch", (3, 32, 32), 2).modules() if isinstance(m, BatchNorm)]
+    assert norms and {(m.keep, m.correction) for m in norms} == {(keep, correction)}
+
+
+def test_resnet18_ap_of_frepo_pools_by_the_maximum_and_that_of_dc_by_the_mean():
+    def pools(name):
+        return {type(m) for m in build(name, (3, 32, 32), 2).modules() if isinstance(m, nn.MaxPool2d | nn.AvgPool2d)}
+
+    assert pools("resnet18_ap") == {nn.MaxPool2d} and pools("resnet18_ap_dc") == {nn.AvgPool2d}
 
 
 def test_vmapped_batch_norm_keeps_each_students_statistics():

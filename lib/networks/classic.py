@@ -9,7 +9,7 @@ from torch import nn
 
 from . import ARCHITECTURES
 from .convnet import first_padding
-from .layers import NORMS, Network
+from .layers import NORMS, SLOW_NORMS, Network
 
 ALEXNET = [(128, 5), "pool", (192, 5), "pool", (256, 3), (192, 3), (192, 3), "pool"]  # (channels, kernel)
 VGG11 = [  # the original code has 128 channels everywhere
@@ -26,7 +26,7 @@ def _stack(plan, in_shape, num_classes, norm):
             continue
         out, kernel = step
         padding = kernel // 2 if layers else first_padding(kernel, in_shape[1])
-        layers += [nn.Conv2d(channels, out, kernel, padding=padding), NORMS[norm](out), nn.ReLU()]
+        layers += [nn.Conv2d(channels, out, kernel, padding=padding), SLOW_NORMS[norm](out), nn.ReLU()]
         channels = out
     return Network(nn.Sequential(*layers), in_shape, num_classes)
 

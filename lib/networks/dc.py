@@ -8,13 +8,13 @@ from torch import nn
 
 from . import ARCHITECTURES
 from .classic import ALEXNET, lenet, mlp
-from .layers import AveragePool, BatchNorm, Network
+from .layers import AveragePool, MapNorm, Network, torch_batch_norm
 from .resnet import resnet18_body
 
 NORMS = {  # (channels, side of the feature map) -> layer
     "none": lambda channels, side: nn.Identity(),
-    "batch": lambda channels, side: BatchNorm(channels, keep=0.9, unbiased=True),
-    "layer": lambda channels, side: nn.LayerNorm([channels, side, side]),
+    "batch": lambda channels, side: torch_batch_norm(channels),
+    "layer": lambda channels, side: MapNorm([channels, side, side]),
     "group": lambda channels, side: nn.GroupNorm(4, channels),
     "group1": lambda channels, side: nn.GroupNorm(1, channels),
     "instance": lambda channels, side: nn.GroupNorm(channels, channels),
@@ -82,7 +82,7 @@ def lenet_dc(in_shape, num_classes):
 def _resnet18(in_shape, num_classes, norm, pooled):
     if norm == "layer":
         raise ValueError("ResNet18 of this family has no layer norm: its size would have to be known for each map")
-    layers = resnet18_body(in_shape[0], lambda channels: NORMS[norm](channels, None), pooled)
+    layers = resnet18_body(in_shape[0], lambda channels: NORMS[norm](channels, None), nn.AvgPool2d if pooled else None)
     if not pooled:
         layers.append(nn.AvgPool2d(4))
     return Network(nn.Sequential(*layers), in_shape, num_classes, gain=None)

@@ -90,11 +90,28 @@ class PooledConv(nn.Conv2d):
         return maps.unflatten(-3, (-1, 4)).amax(-3) + self.bias[:, None, None]
 
 
+def normalised(x, dims, eps):
+    """x less its mean over `dims`, over its deviation, in float32 at least.
+
+    By formula: in torch 2.15 the derivative by x of a vmapped `layer_norm`'s weight gradient is wrong.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
+    return (x - mean) * (var + eps).rsqrt()
+
+
 class ChannelNorm(nn.LayerNorm):
     """Flax's LayerNorm on images: over the channels of each position."""
 
     def forward(self, x):
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return normalised(x, 1, self.eps) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class MapNorm(nn.LayerNorm):
+    """PyTorch's LayerNorm on images: over channels and positions, a scale and a bias for each number."""
+
+    def forward(self, x):
+        return normalised(x, (1, 2, 3), self.eps) * self.weight + self.bias
 
 
 NORMS = {
@@ -105,6 +122,8 @@ NORMS = {
     "group1": lambda channels: nn.GroupNorm(1, channels, eps=1e-6),
     "instance": lambda channels: nn.GroupNorm(channels, channels, eps=1e-6),
 }
+SLOW_NORMS = NORMS | {"batch": partial(BatchNorm, keep=0.9)}  # of FRePo's networks that are for evaluation alone
+torch_batch_norm = partial(BatchNorm, keep=0.9, unbiased=True)
 
 
 def truncated_normal_(tensor, std, generator):
@@ -126,7 +145,7 @@ LAWS = {  # initialisations of dataset distillation (its sheet, section 4): of e
 
 @torch.no_grad()
 def reset_parameters(net, generator, gain=1.0, bias_std=0.0):
-    """Draw a network's weights anew, in module order: variance gain / fan_in, biases N(0, bias_std^2).
+    """Draw a network's weights anew, in module order: variance gain / fan_in, the head's biases N(0, bias_std^2).
 
     gain 1 is LeCun's initialisation, 2 is Kaiming's, None is PyTorch's default (weights and biases uniform on
     +-1 / sqrt(fan_in)), a name is one of LAWS. Norms return to scale 1, bias 0 and their first statistics.
@@ -150,7 +169,7 @@ def reset_parameters(net, generator, gain=1.0, bias_std=0.0):
                 continue
             truncated_normal_(module.weight, (gain / fan_in) ** 0.5, generator)
             if module.bias is not None:
-                if bias_std:
+                if bias_std and module is net.head:
                     module.bias.normal_(0.0, bias_std, generator=generator)
                 else:
                     module.bias.zero_()

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import ARCHITECTURES
-from .layers import NORMS, Network
+from .layers import NORMS, SLOW_NORMS, Network, torch_batch_norm
+
+STAGES = (64, 128, 256, 512)  # channels
 
 
 def _conv3(channels, out, stride=1):
@@ -17,12 +19,12 @@ def _conv3(channels, out, stride=1):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut. pooled: halve by average pooling, not by stride. norm(channels): a layer."""
+    """Two 3x3 convolutions and a shortcut. pool: a layer that halves in place of a stride. norm(channels): a layer."""
 
-    def __init__(self, channels, out, halve, pooled, norm):
+    def __init__(self, channels, out, halve, pool, norm):
         super().__init__()
-        stride = 2 if halve and not pooled else 1
-        pool = nn.AvgPool2d(2) if halve and pooled else nn.Identity()
+        stride = 2 if halve and not pool else 1
+        pool = pool(2) if halve and pool else nn.Identity()
         first, second = _conv3(channels, out, stride), _conv3(out, out)
         self.main = nn.Sequential(first, norm(out), nn.ReLU(), pool, second, norm(out))
         self.shortcut = nn.Identity()
@@ -33,12 +35,12 @@ class BasicBlock(nn.Module):
         return F.relu(self.main(x) + self.shortcut(x))
 
 
-def resnet18_body(channels, norm, pooled):
-    """The layers before the head, norms from norm(channels)."""
-    layers, channels = [_conv3(channels, 64), norm(64), nn.ReLU()], 64
-    for stage, out in enumerate((64, 128, 256, 512)):
+def resnet18_body(channels, norm, pool=None):
+    """The layers before the head, norms from norm(channels); pool: the layer that halves, or a stride."""
+    layers, channels = [_conv3(channels, STAGES[0]), norm(STAGES[0]), nn.ReLU()], STAGES[0]
+    for stage, out in enumerate(STAGES):
         for block in range(2):
-            layers.append(BasicBlock(channels, out, stage > 0 and block == 0, pooled, norm))
+            layers.append(BasicBlock(channels, out, stage > 0 and block == 0, pool, norm))
             channels = out
     return layers
 
@@ -46,13 +48,14 @@ def resnet18_body(channels, norm, pooled):
 @ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
 def resnet18(in_shape, num_classes, norm="none"):
     """Stages halve the map by strided convolutions."""
-    return Network(nn.Sequential(*resnet18_body(in_shape[0], NORMS[norm], pooled=False)), in_shape, num_classes)
+    return Network(nn.Sequential(*resnet18_body(in_shape[0], SLOW_NORMS[norm])), in_shape, num_classes)
 
 
 @ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
 def resnet18_ap(in_shape, num_classes, norm="none"):
-    """Stages halve the map by average pooling."""
-    return Network(nn.Sequential(*resnet18_body(in_shape[0], NORMS[norm], pooled=True)), in_shape, num_classes)
+    """Stages halve the map by maximum pooling."""
+    body = resnet18_body(in_shape[0], SLOW_NORMS[norm], nn.MaxPool2d)
+    return Network(nn.Sequential(*body), in_shape, num_classes)
 
 
 @ARCHITECTURES.register(scalable=False, text=False, options={"norm": NORMS})
@@ -60,7 +63,7 @@ def resnet18_tv(in_shape, num_classes, norm="none"):
     """torchvision's ResNet18 (7x7 stem of stride 2, maximum pool, global average pool), Kaiming weights."""
     import torchvision  # a second and a half, of every stage
 
-    net = torchvision.models.resnet18(norm_layer=NORMS[norm])
+    net = torchvision.models.resnet18(norm_layer=(NORMS | {"batch": torch_batch_norm})[norm])
     if in_shape[0] != 3:
         net.conv1 = nn.Conv2d(in_shape[0], 64, 7, 2, 3, bias=False)
     net.fc = nn.Identity()
