@@ -428,6 +428,8 @@ def test_class_batches_hold_distinct_images_of_each_class_and_resume_bit_for_bit
         x, chosen = batches.next()
         assert x is batches.x and torch.equal(y[chosen], torch.tensor([0, 3, 7])[:, None].expand(3, 5))
         assert all(len(set(row)) == 5 for row in chosen.tolist())
+    smaller = ClassBatches(torch.arange(20.0), y, [0, 3, 7], 2, generator(0, "b")).next()[1]
+    assert smaller.shape == (3, 5), "the batch, and others of the class"
     state, after = batches.state_dict(), batches.next()[1]
     again = ClassBatches(torch.arange(20.0), y, [0, 3, 7], 5, generator(1, "b"))
     again.load_state_dict(state)

@@ -117,13 +117,28 @@ def test_siamese_draw_treats_two_batches_alike_and_an_ordinary_one_each_image_ap
         real, syn = images(20, seed=1).unflatten(0, (4, 5)), images(8, seed=2).unflatten(0, (4, 2))
         syn = torch.cat([real[:, :1], syn], 1)
         assert torch.allclose(dsa.apply(real, drawn)[:, 0], dsa.apply(syn, drawn)[:, 0])
-        seen |= set(drawn.families)
+        seen |= {family for (family,) in drawn.families}
     assert seen == set(dsa.FAMILIES) - {"crop4"} == set(dsa.STRATEGIES["dsa"]) and set(
         dsa.STRATEGIES["dsa-noflip"]
     ) == seen - {"flip"}
     same = images(1).expand(2, 6, -1, -1, -1)
     out = augmented("dsa-noflip", same, generator(3, "draw"), generator(3, "host"))
     assert all(len({tuple(image.flatten().tolist()) for image in group}) == 6 for group in out)
+
+
+def test_a_strategy_is_named_by_its_families_and_all_of_them_are_applied_in_their_order():
+    x, gens = images(6).unflatten(0, (2, 3)), lambda: (generator(0, "draw"), generator(0, "host"))
+    for one in ("color", "flip-rotate"):
+        assert {name for (name,) in dsa.draw(one, 50, 1, *gens()).families} == set(dsa.families_of(one)[0])
+    drawn = dsa.draw("rotate_color-all", 2, 3, *gens())
+    assert drawn.families == [("rotate", "color")] * 2 and drawn.u.shape == (2, 3, 2, 3)
+    for g in range(2):
+        rotated = dsa.rotate(x[g], drawn.u[g, :, 0].to(x.dtype))
+        assert torch.equal(dsa.apply(x, drawn)[g], dsa.color(rotated, drawn.u[g, :, 1].to(x.dtype)))
+    assert not torch.equal(augmented("color_crop", x, *gens()), x), "a policy of evaluations too"
+    for name in ("color_color", "blur", "color_", "dsa-al"):
+        with pytest.raises(ValueError, match="color, crop"):
+            dsa.families_of(name)
 
 
 def test_a_group_is_augmented_as_if_it_were_alone_and_takes_a_gradient():

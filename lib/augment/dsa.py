@@ -1,8 +1,9 @@
 """DSA: differentiable Siamese augmentation (Zhao and Bilen, ICML 2021).
 
-Source: reference sheet of DC, DSA and DM, section 3. A mini-batch (here: a group) gets one family of operations. In
-matching, a class's real and synthetic images share one draw of parameters (Siamese); in training each image has its
-own. `draw` and `apply` are separate for that. Every operation is differentiable in the images.
+Source: reference sheet of DC, DSA and DM, section 3. A mini-batch (here: a group) gets one family of operations, or in
+the original's mode M all of them, one after the other. In matching, a class's real and synthetic images share one draw
+of parameters (Siamese); in training each image has its own. `draw` and `apply` are separate for that. Every operation
+is differentiable in the images.
 """
 
 from dataclasses import dataclass
@@ -23,9 +24,24 @@ STRATEGIES = {
 }
 
 
+def families_of(strategy):
+    """A strategy's families, and whether all are applied, in this order; ValueError says what a strategy may be.
+
+    It is one of STRATEGIES or families joined by `_`, as in `color_crop`; with `-all` behind it all are applied.
+    """
+    name = strategy.removesuffix("-all")
+    families = STRATEGIES.get(name) or tuple(name.split("_"))
+    if not FAMILIES.keys() >= set(families) or len(set(families)) < len(families):
+        known = f"one of {', '.join(STRATEGIES)}, or distinct families of {', '.join(FAMILIES)} joined by _"
+        raise ValueError(
+            f"must be {known} (color_crop); then -all for all of them in sequence, in place of one at random"
+        )
+    return families, strategy != name
+
+
 @dataclass
 class Draw:
-    """One family for each of G groups, and its uniform numbers u (G, B, 3) in [0, 1); B is 1 if images share them."""
+    """The families of each of G groups, and uniform numbers u (G, B, families, 3) in [0, 1); B 1: images share them."""
 
     families: list
     u: torch.Tensor
@@ -37,9 +53,12 @@ class Draw:
 
 def draw(strategy, groups, batch, generator, host):
     """A draw for `groups` of `batch` images, on `generator`'s device; `host`, on the CPU, chooses the families."""
-    names = STRATEGIES[strategy]
-    families = [names[i] for i in torch.randint(len(names), (groups,), generator=host).tolist()]
-    return Draw(families, torch.rand(groups, batch, 3, generator=generator, device=generator.device))
+    names, together = families_of(strategy)
+    if together:
+        families = [names] * groups
+    else:
+        families = [names[i : i + 1] for i in torch.randint(len(names), (groups,), generator=host).tolist()]
+    return Draw(families, torch.rand(groups, batch, len(families[0]), 3, generator=generator, device=generator.device))
 
 
 def apply(x, draw):
@@ -47,12 +66,13 @@ def apply(x, draw):
     if draw is None:
         return x
     out = list(x)
-    for family in sorted(set(draw.families)):
-        groups = [g for g, name in enumerate(draw.families) if name == family]
-        u = draw.u[groups].expand(-1, x.shape[1], -1).flatten(0, 1).to(x.dtype)
-        augmented = FAMILIES[family](torch.cat([out[g] for g in groups]), u).unflatten(0, (len(groups), -1))
-        for g, images in zip(groups, augmented):
-            out[g] = images
+    for place, names in enumerate(zip(*draw.families)):
+        for family in sorted(set(names)):
+            groups = [g for g, name in enumerate(names) if name == family]
+            u = draw.u[groups, :, place].expand(-1, x.shape[1], -1).flatten(0, 1).to(x.dtype)
+            augmented = FAMILIES[family](torch.cat([out[g] for g in groups]), u).unflatten(0, (len(groups), -1))
+            for g, images in zip(groups, augmented):
+                out[g] = images
     return torch.stack(out)
 
 

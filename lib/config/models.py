@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from ..augment import POLICIES
-from ..augment.dsa import STRATEGIES
+from ..augment.dsa import STRATEGIES, families_of
 from ..data.sources import SOURCES, SUBSETS
 from ..methods.class_maps import MAPS
 from ..methods.gradient_distance import DISTANCES
@@ -62,12 +62,31 @@ def network_name(name):
     return name
 
 
+def strategy_name(name):
+    families_of(name)
+    return name
+
+
+def or_none(names):
+    """The name of an augmentation: none, one of these, or a strategy of DSA."""
+
+    def known(name):
+        try:
+            return name if name in ("none", *names) else strategy_name(name)
+        except ValueError as error:
+            others = [other for other in names if other not in STRATEGIES]
+            raise ValueError(str(error).replace("one of", f"one of {', '.join(['none', *others])},", 1)) from None
+
+    return Annotated[str, AfterValidator(known)]
+
+
 Positive = checked(float, lambda v: 0 < v < float("inf"), "above 0 and finite")
 Fraction = checked(float, lambda v: 0 <= v <= 1, "between 0 and 1")
 Share = checked(float, lambda v: 0 <= v < 1, "at least 0 and below 1")
 Count, Natural, Items, Numbers = at_least(1), at_least(0), tuple_of(int), tuple_of(float)
 Net = Annotated[str, AfterValidator(network_name)]
-Augment, Strategy = one_of("none", *POLICIES), one_of("none", *STRATEGIES)
+Siamese = Annotated[str, AfterValidator(strategy_name)]
+Augment, Strategy = or_none(POLICIES), or_none(STRATEGIES)
 Dtype = one_of("float32", "bfloat16")
 
 
@@ -238,7 +257,7 @@ class DSA(DC):
     """DC with Siamese augmentation."""
 
     method: Literal["dsa"]
-    augment: one_of(*STRATEGIES)
+    augment: Siamese
 
 
 class DD(Distill):

@@ -7,7 +7,7 @@ again when it, or the data, have changed. What cannot change a result is in none
 import json
 from pathlib import Path
 
-from ..augment import POLICIES
+from ..augment import policy_named
 from ..data import READERS
 from ..data.sources import SOURCES, SUBSETS
 from ..files import replacing, sha256
@@ -61,7 +61,9 @@ class Planner:
         """values, and the stage's code: its own, and what the row finds by name (nets, policies, further entries)."""
         policies = {*policies, *(protocol["augment"] for protocol in protocols)} - {"none"}
         found = (
-            [ARCHITECTURES[parse(net)[0]] for net in nets] + [POLICIES[policy] for policy in policies] + list(entries)
+            [ARCHITECTURES[parse(net)[0]] for net in nets]
+            + [policy_named(policy) for policy in policies]
+            + list(entries)
         )
         named = [(definition.__module__, definition.__qualname__) for definition in found]
         return {"key": key, **values, "code": fingerprint([(f"stages.{stage}", "stage"), *named], neutral)}

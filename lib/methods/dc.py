@@ -13,8 +13,6 @@ from . import METHODS
 from .gradient_distance import DISTANCES, class_gradients
 from .matching import Matching
 
-NORM_IMAGES = 16  # real images of each class that set a batch norm's statistics before matching
-
 
 @METHODS.register()
 class DC(Matching):
@@ -31,10 +29,10 @@ class DC(Matching):
         epochs = cfg.inner_epochs * (cfg.outer - 1) / cfg.outer
         return forward_flops(cfg.net, shape) * (3 * classes * cfg.real_batch + 9 * n + 3 * n * epochs)
 
-    def prepare(self, real_x, indices):
+    def prepare(self, others):
         if self.coupled:
             with torch.no_grad():
-                self.net.train()(real_x[indices[:, :NORM_IMAGES].flatten()])
+                self.net.train()(others)
         self.net.eval()
 
     def class_losses(self, real, images, labels, draw):

@@ -21,7 +21,7 @@ class DM(Siamese, Matching):
         """FLOPs of one step: the real images forward; the set forward, and back to the images."""
         return forward_flops(cfg.net, shape) * classes * (cfg.real_batch + 2 * images_per_class(cfg, shape))
 
-    def prepare(self, real_x, indices):
+    def prepare(self, others):
         self.net.train().requires_grad_(False)
 
     @property

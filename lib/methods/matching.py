@@ -10,6 +10,7 @@ import torch
 from ..networks import build
 from ..networks.layers import BatchNorm
 from ..rng import generator
+from ..training.batches import OTHERS
 from ..training.compute import autocast, images_per_pass
 from .state import Stateful
 
@@ -17,7 +18,7 @@ MOMENTUM = 0.5  # of the images' SGD
 
 
 class Matching(Stateful):
-    """State and step of a matching method, which adds `class_losses` and `prepare` (the network's mode).
+    """State and step of a matching method, which adds `class_losses` and `prepare` (the network's mode and statistics).
 
     cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; seed: of this run.
     """
@@ -52,18 +53,22 @@ class Matching(Stateful):
         return [slice(c, min(c + size, count)) for c in range(0, count, size)]
 
     def step(self, step, real_x, indices):
-        """One update of the images on the batches indices (C, B) of real_x (n, K, H, W) -> metrics on the device."""
+        """One update of the images on real_x (n, K, H, W) -> metrics on the device.
+
+        indices (C, B + others): of each class's batch, and of others that set a batch norm's statistics.
+        """
         if step % self.outer == 0:
             self.net.reset(self.rngs["weights"])
         x, draw = self.syn.x, self.draw()
         images = x.detach().unflatten(0, (len(self.classes), self.per_class))
         total, grads = 0, []
         with autocast(x.device, self.cfg.conv_dtype):
-            self.prepare(real_x, indices)
+            self.prepare(real_x[indices[:, -OTHERS:].flatten()] if self.coupled else None)
             for group in self.groups():
                 leaf = images[group].clone().requires_grad_()
                 labels, group_draw = self.classes[group], draw and draw[group]
-                loss = self.class_losses(real_x[indices[group]], leaf, labels, group_draw).sum()
+                batch = real_x[indices[group, : self.cfg.real_batch]]
+                loss = self.class_losses(batch, leaf, labels, group_draw).sum()
                 grads += torch.autograd.grad(loss, leaf)
                 total = total + loss.detach()
         self.optimizer.zero_grad()

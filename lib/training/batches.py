@@ -32,17 +32,24 @@ class Batches:
         restore(self.generator, state["rng"])
 
 
+OTHERS = 16  # further images of each class beside a batch: DC sets a batch norm's statistics by them
+
+
 class ClassBatches:
-    """Endless batches of `batch` distinct random images of each class: all images x (n, K, H, W), indices (C, B)."""
+    """Endless batches of distinct random images of each class: all images x (n, K, H, W), and indices (C, B + OTHERS).
+
+    The first B = batch are the batch. Where a class has fewer than B + OTHERS images, all classes get so many.
+    """
 
     def __init__(self, x, y, classes, batch, generator):
-        self.x, self.batch, self.generator = x, batch, generator
+        self.x, self.generator = x, generator
         members = [(y == c).nonzero().flatten() for c in classes]
+        self.batch = min(batch + OTHERS, *map(len, members))
         self.members = torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=-1)
 
     def next(self):
         order = torch.rand(self.members.shape, generator=self.generator, device=self.generator.device)
-        order[self.members < 0] = 2  # padding is never taken: every class has at least `batch` images
+        order[self.members < 0] = 2  # padding is never taken
         return self.x, self.members.gather(1, order.topk(self.batch, dim=1, largest=False).indices)
 
     def state_dict(self):
