@@ -4,6 +4,7 @@ from lib.config.checks import shape_of
 from lib.config.load import load_params
 from lib.data.sources import SOURCES
 from lib.methods import METHODS
+from lib.training.compute import precision
 from lib.training.cost import describe, matmul_rate
 from lib.training.experts import expert_bytes, expert_flops
 
@@ -25,8 +26,9 @@ def stage(recipe, runtime):
         cfg = cell.distill
         if cell.suite != recipe.key or params.datasets[cell.dataset].folder:
             continue
-        for dtype in {cfg.conv_dtype, "float32"} - rates.keys():
-            rates[dtype] = matmul_rate(dtype, device)
+        dtype = precision(cfg.conv_dtype, device)
+        for each in {dtype, "float32"} - rates.keys():
+            rates[each] = matmul_rate(each, device)
         if cell.experts not in described:
             described.add(cell.experts)
             row = params.experts[cell.experts]
@@ -38,4 +40,4 @@ def stage(recipe, runtime):
             cfg, shape_of(tables, cell), source_of(cell)["classes"] // cfg.class_steps
         )
         runs = len(cfg.seeds) * cfg.class_steps
-        print(f"{key}: {describe(flops, cfg.steps, runs, cfg.conv_dtype, rates[cfg.conv_dtype])}", flush=True)
+        print(f"{key}: {describe(flops, cfg.steps, runs, dtype, rates[dtype])}", flush=True)

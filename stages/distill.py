@@ -15,17 +15,19 @@ from lib.training.students import evaluate
 
 from .checkpoints import Workplace, inputs_of_cell
 from .common import DISTILLED, provenance, stop_on_signals, tracker
-from .inputs import device_of, experts_of, real_set, start_of
+from .inputs import device_of, experts_of, real_set, start_of, with_precision
 
 
 def stage(recipe, runtime):
     """Distil one cell of params.yaml into OUT/seedN.safetensors, history.json and a gallery."""
-    key, cell, cfg, device = recipe.key, recipe.cell, recipe.cell.distill, device_of(runtime)
-    prov, out = provenance(device), DISTILLED / cell.suite / key
+    device, inputs = device_of(runtime), inputs_of_cell(recipe)
+    recipe = with_precision(recipe, device)
+    key, cell, cfg = recipe.key, recipe.cell, recipe.cell.distill
+    prov, out = provenance(device) | {"conv_dtype": cfg.conv_dtype}, DISTILLED / cell.suite / key
     print(f"{key}: {cell}\n{prov}", flush=True)
     real = real_set(cell, device)
     check_against_data(key, cfg, real)
-    work = Workplace(*inputs_of_cell(recipe))
+    work = Workplace(*inputs)
     missing = [seed for seed in cfg.seeds if not work.finished(f"seed{seed}")]
     print(f"seeds that are there: {sorted({*cfg.seeds} - {*missing})}; to distil: {missing}", flush=True)
     flops = METHODS[cell.method].step_flops(cfg, real.shape, real.num_classes // cfg.class_steps)

@@ -8,7 +8,7 @@ from lib.files import read_json
 from lib.networks.pretrained import imagenet_resnet18
 from lib.rng import generator
 from lib.synthetic.initial import initial_set
-from lib.training.compute import device_named
+from lib.training.compute import device_named, precision
 from lib.training.experts import labelled_images
 from lib.training.trajectories import Trajectories, network_with
 
@@ -22,6 +22,15 @@ def device_of(runtime):
         return device_named(runtime.device)
     except ValueError as error:
         raise ParamsError(f"params.yaml: runtime.device: {error}") from None
+
+
+def with_precision(recipe, device):
+    """A cell's recipe with the dtype that its convolutions run in on this device."""
+    cell, cfg = recipe.cell, recipe.cell.distill
+    try:
+        return recipe.changed(cell=cell.changed(distill=cfg.changed(conv_dtype=precision(cfg.conv_dtype, device))))
+    except ValueError as error:
+        raise ParamsError(f"params.yaml: cells.{recipe.key}.distill.conv_dtype: {error}") from None
 
 
 def real_set(row, device):

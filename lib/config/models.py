@@ -87,7 +87,7 @@ Count, Natural, Items, Numbers = at_least(1), at_least(0), tuple_of(int), tuple_
 Net = Annotated[str, AfterValidator(network_name)]
 Siamese = Annotated[str, AfterValidator(strategy_name)]
 Augment, Strategy = or_none(POLICIES), or_none(STRATEGIES)
-Dtype = one_of("float32", "bfloat16")
+Dtype = one_of("float32", "bfloat16", "fast")  # fast: bfloat16 where the device computes it faster, else float32
 
 
 def is_attack(pair):

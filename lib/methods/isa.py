@@ -54,6 +54,4 @@ class ISA(FRePo):
     """FRePo's pool, optimiser and labels with `isa_error`; cfg also has `epsilon` and `topk`."""
 
     def data_fit(self, phi_real):
-        # In the precision that the features came in: they only choose neighbours.
-        phi_real = phi_real.to(getattr(torch, self.cfg.conv_dtype))
         return partial(isa_error, phi_real=phi_real, epsilon=self.cfg.epsilon, topk=self.cfg.topk)

@@ -38,7 +38,8 @@ def make_row(key, cell, net, measured, history, table):
         "unverified_mean": figure.get("mean") if figure.get("status") == "unverified" else None,
         "steps": cfg.steps, "wall_s": sum(run["wall_s"] for seed in seeds for run in seed["runs"]),
     }  # fmt: skip
-    row |= {name: ", ".join(dict.fromkeys(s[name] for s in seeds)) for name in ("device", "commit", "torch", "date")}
+    for name in ("device", "commit", "torch", "date", "conv_dtype"):
+        row[name] = ", ".join(dict.fromkeys(seed[name] for seed in seeds if name in seed))
     row = {k: round(float(v), 2) if isinstance(v, float) else v for k, v in row.items()}
     return row | {"verdict": verdict(row)}
 

@@ -8,11 +8,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..networks import build
+from .cost import matmul_rate
 
 # Numbers in the widest layer of one forward pass. On a CPU they stay in the cache (8 MiB, measured best at width 128);
 # on a GPU they fill 2 GiB: enough to keep it busy, and with the gradient's copies they fit a small card.
 CPU_NUMBERS = {"float32": 2**21, "bfloat16": 2**22}
 CUDA_NUMBERS = 2**29
+DTYPES = ("float32", "bfloat16")  # that convolutions run in
 
 
 def device_named(name):
@@ -23,6 +25,25 @@ def device_named(name):
     torch.backends.cudnn.allow_tf32 = False  # a cell's float32 means float32
     keep_freed_memory()
     return torch.device(wanted)
+
+
+def precision(wanted, device):
+    """The dtype that `conv_dtype` stands for on this device; ValueError where that would be slower than float32.
+
+    A processor without instructions for bfloat16 is slower in it by a factor of hundreds.
+    """
+    if wanted == "float32":
+        return wanted
+    rates = {dtype: matmul_rate(dtype, device, 3, 256 if device.type == "cpu" else 8192) for dtype in DTYPES}
+    if wanted == "fast":
+        return max(rates, key=rates.get)
+    if rates[wanted] < rates["float32"] / 2:
+        gflops = {dtype: f"{rate / 1e9:.3g} GFLOP/s" for dtype, rate in rates.items()}
+        must = "must be fast, which takes the faster one, or float32"
+        raise ValueError(
+            f"found {wanted}; this device computes {gflops[wanted]} in it, {gflops['float32']} in float32; {must}"
+        )
+    return wanted
 
 
 def keep_freed_memory():

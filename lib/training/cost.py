@@ -25,9 +25,9 @@ def seconds(function, device, repeats):
     return seconds_in_turns([function], device, repeats)[0]
 
 
-def matmul_rate(dtype, device, repeats=9):
+def matmul_rate(dtype, device, repeats=9, n=None):
     """FLOP/s of a square matrix product in the named dtype: an upper bound for convolutions on this device."""
-    n = 2048 if device.type == "cpu" else 8192
+    n = n or (2048 if device.type == "cpu" else 8192)
     a, b = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
     return 2 * n**3 / seconds(lambda i: a @ b, device, repeats)
 

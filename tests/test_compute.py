@@ -1,0 +1,33 @@
+"""What a device computes fast: the precision of a cell's convolutions."""
+
+import os
+import subprocess
+import sys
+
+import torch
+
+from lib.training.compute import DTYPES, precision
+
+ASK = """
+import torch
+from lib.training.compute import precision
+print(precision("fast", torch.device("cpu")))
+try:
+    precision("bfloat16", torch.device("cpu"))
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_without_instructions_for_bfloat16_fast_is_float32_and_bfloat16_is_refused():
+    """Of a processor that is told to do without them, as those from before 2020 have to."""
+    limited = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", ASK], env=limited, capture_output=True, text=True, check=True)
+    fast, refused = done.stdout.strip().split("\n")
+    assert fast == "float32" and refused.startswith("found bfloat16; this device computes ")
+    assert refused.endswith("must be fast, which takes the faster one, or float32")
+
+
+def test_float32_means_float32_and_fast_is_one_of_both():
+    assert precision("float32", torch.device("cpu")) == "float32"
+    assert precision("fast", torch.device("cpu")) in DTYPES
