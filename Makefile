@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
-SUITES := digits ablation reduced dd tdd frepo isa matching lowrank mtt edf
+SUITES := digits ablation reduced fast dd tdd frepo isa matching lowrank mtt edf
 
 .PHONY: quickstart test lint golden repro cost report ui clean
 
