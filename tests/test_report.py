@@ -104,11 +104,36 @@ def test_unverified_figures_are_never_published_ones():
     )
 
 
-def test_figures_belong_to_the_network_they_were_measured_on():
+def test_figures_belong_to_the_networks_and_norms_they_were_measured_on():
     key = "frepo-frepo-cifar10-ipc10"
-    cell = load_params().cells[key]
-    for net, figure in (("conv3", 65.5), ("alexnet", None), ("resnet18", None)):
-        assert make_row(key, cell, net, measured(net), HISTORY, published_figures())["published_mean"] == figure
+    for net, figure in (
+        ("conv3", 65.5),
+        ("conv3-batch", None),
+        ("conv3-w64", None),
+        ("conv2", None),
+        ("alexnet", None),
+    ):
+        assert row(key, net)["published_mean"] == figure
+    for key, net, figure, recalled in (
+        ("matching-dc-mnist-ipc1", "convnet3-instance", 91.7, None),
+        ("matching-dc-mnist-ipc1", "mlp_dc", None, None),
+        ("matching-dc-mnist-ipc1-mlp", "mlp_dc", None, 70.5),
+        ("matching-dc-mnist-ipc1-mlp", "lenet_dc", None, None),
+        ("matching-dc-mnist-ipc1-resnet18", "resnet18_dc-instance", None, 89.4),
+        ("matching-dsa-cifar10-ipc50-batch", "convnet3-batch", None, 59.9),
+        ("matching-dm-cifar10-ipc50-batch", "convnet3-batch", None, 65.2),
+        ("reduced-dc-mnist-ipc1", "convnet3-w32-instance", None, None),
+        ("mtt-mtt-tiny_imagenet-ipc1", "convnet4-instance", 8.8, None),
+        ("mtt-mtt-in1k_imagefruit-ipc1", "convnet5-instance", 26.6, None),
+    ):
+        found = row(key, net)
+        assert (found["published_mean"], found["unverified_mean"]) == (figure, recalled), (key, net)
+
+
+def test_a_second_printed_value_is_shown_and_not_compared_with():
+    found = row("frepo-frepo-cifar10-ipc10", "conv3", distilled=((63.5,),))
+    assert found["published_second"]["mean"] == 63.5 and "AT-BPTT" in found["published_second"]["source"]
+    assert found["verdict"].startswith("below (-2.0)") and row("frepo-frepo-mnist-ipc1")["published_second"] is None
 
 
 def test_gallery_shows_the_images_class_by_class(tmp_path):

@@ -119,7 +119,8 @@ class Planner:
         """The suite's cells, and what published.yaml says of them, of their methods and of their experts."""
         cells = {key: cell.model_dump() for key, cell in self.params.cells.items() if cell.suite == suite}
         experts, named = ({cell[name] for cell in cells.values()} for name in ("experts", "method"))
-        published = {name: self.published[name] for name in named | {suite} if name in self.published}
+        published = {name: self.published[name] for name in (named | {suite}) & self.published.keys()}
+        published["networks"] = self.published["networks"]
         for table, keys in (("cells", cells), ("experts", experts)):
             published[table] = {key: figure for key, figure in self.published[table].items() if key in keys}
         return self.recipe("report", suite, {"cells": cells, "published": published}, neutral=shown())

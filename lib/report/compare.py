@@ -34,7 +34,7 @@ def make_row(key, cell, net, measured, history, table):
         "perturbed": {std: [[round(min(d), 2), round(max(d), 2)] for d in draws] for std, draws in perturbed.items()},
         "krr_mean": np.mean(distilled["krr"]) if "krr" in distilled else None,
         "published_mean": published.get("mean"), "published_std": published.get("std"),
-        "published_source": published.get("source", NO_FIGURE),
+        "published_source": published.get("source", NO_FIGURE), "published_second": figure.get("second"),
         "unverified_mean": figure.get("mean") if figure.get("status") == "unverified" else None,
         "steps": cfg.steps, "wall_s": sum(run["wall_s"] for seed in seeds for run in seed["runs"]),
     }  # fmt: skip

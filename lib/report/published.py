@@ -1,5 +1,6 @@
 """The published figures, in published.yaml, and which of them a cell is compared with."""
 
+import re
 from pathlib import Path
 
 from ..files import read_yaml
@@ -11,7 +12,8 @@ NO_FIGURE = "no published figure"
 def published_figures(path=TABLE):
     """{suite: {dataset: {ipc: figure}}}, and `cells` {key: figure}, `complexity`, `experts`; ipc is a text, as in JSON.
 
-    A figure is {mean, std, status, source}: published with a source, or unverified without one.
+    A figure is {mean, std, status, source}: published with a source, or unverified without one; where another value is
+    printed too, with it as `second`. `networks` {suite or method: (distilled with, judged by)}.
     """
     table = read_yaml(path)
     sources = table.pop("sources")
@@ -19,7 +21,9 @@ def published_figures(path=TABLE):
     def expanded(node):
         if isinstance(node, dict):
             return {str(key): expanded(value) for key, value in node.items()}
-        if not isinstance(node, list) or len(node) != 3:  # of `complexity` and `experts`
+        if isinstance(node, list) and isinstance(node[0], list):
+            return expanded(node[0]) | {"second": expanded(node[1])}
+        if not isinstance(node, list) or len(node) != 3:  # of `complexity`, `experts` and `networks`
             return node
         mean, std, source = node
         if source == "unverified":
@@ -30,15 +34,23 @@ def published_figures(path=TABLE):
 
 
 def figure_of(table, key, cell, net):
-    """The published figure of a cell, by its key, or by its suite or method, dataset and ipc; {} where there is none.
+    """The published figure of a cell on a network; {} where there is none.
 
-    It must belong to the network that the set was distilled with, apart from its norm.
+    By its key, on the network that it was distilled with; or by its suite or method, dataset and ipc, where both
+    networks are those of the table.
     """
     if key in table.get("cells", {}):
         return table["cells"][key] if net == cell.distill.net else {}
     cfg = cell.distill  # the tables are of sets of pixels, distilled from all classes and images
     plain = cfg.class_steps == 1 and not cfg.chunk and not cfg.rank
-    if not plain or net.split("-")[0] != cfg.net.split("-")[0]:
+    name = cell.suite if cell.suite in table else cell.method
+    (kind, depth), (judge, judge_depth) = without_depth(cfg.net), without_depth(net)
+    if not plain or depth != judge_depth or [kind, judge] != table["networks"].get(name):
         return {}
-    suite = table.get(cell.suite if cell.suite in table else cell.method, {})
-    return suite.get(cell.dataset, {}).get(str(cfg.ipc), {})
+    return table[name].get(cell.dataset, {}).get(str(cfg.ipc), {})
+
+
+def without_depth(net):
+    """(`conv-batch`, `3`) of `conv3-batch`; a network of one depth alone has none."""
+    depth = re.search(r"(?<=[a-z])\d(?=-|$)", net)
+    return (net[: depth.start()] + net[depth.end() :], depth[0]) if depth else (net, "")
