@@ -1,5 +1,7 @@
 """Baselines of sets with a schedule: reference sheet of dataset distillation, section 7."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from lib.evaluation.baselines import (
     baseline,
     nearest_neighbours,
     poisoning_scores,
+    real_images,
     untrained,
 )
 from lib.evaluation.perturbation import DRAWS, perturbed_accuracies
@@ -40,6 +43,19 @@ def test_average_is_each_classs_mean_in_every_minibatch(real):
     assert y.argmax(1).tolist() == [0, 0, 1, 1, 2, 2] * 2
     for image, label in zip(x, y.argmax(1)):
         assert torch.allclose(image, real.train_x[real.train_y == label].mean(0))
+
+
+def test_images_come_as_the_cells_real_batches_do(real):
+    """An image that is drawn of the set as it is, is in it; one that is cropped at random is mostly not."""
+    real = replace(real, train_x=torch.nn.functional.interpolate(real.train_x, 8))
+    plain, loaded = (real_images("random_real", real, CFG.changed(augment=a), 0)[0] for a in ("none", "crop_flip"))
+    again = real_images("random_real", real, CFG.changed(augment="crop_flip"), 0)[0]
+    assert torch.equal(loaded[0], again[0]) and torch.equal(loaded[1], plain[1])
+
+    def known(x):
+        return [(image == real.train_x).flatten(1).all(1).any().item() for image in x]
+
+    assert all(known(plain[0])) and not all(known(loaded[0]))
 
 
 def test_centroids_are_lloyds_fixed_point(real):

@@ -251,9 +251,9 @@ def test_networks_have_the_sheets_sizes_and_start(name, shape, outputs, count):
 @pytest.mark.parametrize(
     "law, std",
     [
-        ("kaiming", (2 / 400) ** 0.5),
-        ("kaimingout", (2 / 120) ** 0.5),
-        ("normal", 0.02),
+        ("kaiming", (1 / 400) ** 0.5),
+        ("kaimingout", (1 / 120) ** 0.5),
+        ("normal", 1.0),
         ("xavieruniform", (2 / 520) ** 0.5),
     ],
 )

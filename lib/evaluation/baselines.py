@@ -4,9 +4,12 @@ Source: reference sheet of dataset distillation, section 7. Networks take as man
 distilled set, at one rate: the one of RATES that does best on training images (the paper: on test images).
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
+from ..augment.dd import crop_flip
 from ..data.labels import attack_labels, class_labels
 from ..rng import generator
 from ..synthetic.initial import in_minibatches, real_subset
@@ -15,7 +18,7 @@ from ..training.losses import predicted
 from ..training.students import Students
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-RANDOM_SETS, BEST_SETS = 50, 10  # random sets that are drawn, and how many of the best are kept
+RANDOM_SETS, BEST_SETS = 50, 20  # random sets that are drawn, and how many of the best are kept
 SELECTION_NETS, SELECTION_IMAGES = 20, 1024  # networks and training images by which sets and rates are selected
 NEIGHBOURS, NORMS = (1, 3), (1, 2)
 
@@ -60,6 +63,14 @@ BASELINES = {
     "average_real": average_real,
     "kmeans_real": kmeans_real,
 }
+
+
+def real_images(name, real, cfg, seed):
+    """The sets of a baseline. Its images come as the cell's real batches do: those of CIFAR cropped and flipped."""
+    if cfg.augment == "crop_flip":
+        gen = generator(seed, "baselines", "augment", device=real.train_x.device)
+        real = replace(real, train_x=crop_flip(real.train_x, gen))
+    return BASELINES[name](real, cfg, seed)
 
 
 def accuracies(net, sets, real, start, nets, seed, test=False):
@@ -112,7 +123,7 @@ def poisoning_scores(net, distilled, real, start, num_nets, attack, seed):
 def baseline(name, net, distilled, real, cfg, start, num_nets, seed):
     """A baseline's test accuracies (sets * num_nets,) in percent and its selected rate; start: as in `accuracies`."""
     nets = num_nets if start is not None else SELECTION_NETS
-    pairs = BASELINES[name](real, cfg, seed)
+    pairs = real_images(name, real, cfg, seed)
     by_rate = {}
     for rate in RATES:
         sets = [DistilledSet(*pair, torch.full_like(distilled.lr, rate)) for pair in pairs]
@@ -131,7 +142,7 @@ def nearest_neighbours(real, cfg, seed, kind):
     """
     from sklearn.neighbors import KNeighborsClassifier
 
-    x, y = BASELINES[kind](real, cfg, seed)[0]
+    x, y = real_images(kind, real, cfg, seed)[0]
     x, y = x.flatten(1).cpu().numpy(), predicted(y - 0.5).cpu().numpy()
     images, labels = selection_images(real, seed)
 

@@ -135,10 +135,10 @@ def truncated_normal_(tensor, std, generator):
 LAWS = {  # initialisations of dataset distillation (its sheet, section 4): of every weight matrix; biases are 0
     "xavier": nn.init.xavier_normal_,
     "xavieruniform": nn.init.xavier_uniform_,
-    "kaiming": nn.init.kaiming_normal_,
-    "kaimingout": partial(nn.init.kaiming_normal_, mode="fan_out"),
+    "kaiming": partial(nn.init.kaiming_normal_, a=1),
+    "kaimingout": partial(nn.init.kaiming_normal_, a=1, mode="fan_out"),
     "orthogonal": nn.init.orthogonal_,
-    "normal": partial(nn.init.normal_, std=0.02),
+    "normal": nn.init.normal_,
     "default": None,  # PyTorch's, biases too
 }
 
