@@ -179,6 +179,20 @@ def test_pictures_are_cropped_to_their_centre_and_averaged():
     assert (readers.picture(buffer.getvalue(), 2, "x")[:, :, 0] == [[30, 30], [150, 150]]).all()
 
 
+@pytest.mark.parametrize("size, resolution", [(160, 128), (500, 32), (20, 32), (28, 28)])
+def test_resizing_averages_by_exact_area(size, resolution):
+    """Against the mean over a grid that both sides divide; and the deviation that it leaves of white noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    found = readers.picture(buffer.getvalue(), resolution, "x")
+    fine = noise[:, :, 0].astype(float).repeat(resolution, 0)  # each pixel `resolution` times, then means of `size`
+    fine = fine.reshape(resolution, size, size).mean(1).repeat(resolution, 1).reshape(resolution, resolution, size)
+    assert np.abs(found[:, :, 0] - fine.mean(2)).max() <= 0.51
+    if (size, resolution) == (160, 128):
+        assert (found / 255).std() == pytest.approx(0.174, abs=0.003)
+
+
 @pytest.mark.parametrize("data", [b"not a picture", b"", picture_bytes((9, 9, 9))[:150]])
 def test_unreadable_pictures_are_named(data):
     with pytest.raises(FileError, match="cat/7.jpg: not a readable picture"):
