@@ -7,6 +7,7 @@ from torch import nn
 from lib.config.limits import feature_width
 from lib.methods.gradient_distance import class_gradients
 from lib.networks import ARCHITECTURES, build, parse
+from lib.networks.dc import VGG11
 from lib.networks.layers import NORMS, BatchNorm
 from lib.rng import generator
 
@@ -80,6 +81,7 @@ OTHERS += ["convnet2-w4-layer-relu-max", "convnet2-w4-layer-relu-nopool"]
 def test_second_derivatives_of_classes_under_one_vmap_are_those_of_each_alone(name, monkeypatch):
     """What DC and DSA take: the derivative by images of the weight gradients of several classes at once; in float64."""
     monkeypatch.setattr("lib.networks.resnet.STAGES", (32, 32, 64, 64))  # narrower: seconds less
+    monkeypatch.setattr("lib.networks.dc.VGG11", [step if step == "pool" else (16, 3) for step in VGG11])
     monkeypatch.setattr("lib.networks.dd._dense", narrow)
     arch = parse(name)[0]
     shape = (1, 8, 10) if ARCHITECTURES[arch].text else (1, *2 * [SIDES.get(arch, 8)])

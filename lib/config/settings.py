@@ -1,6 +1,7 @@
 """A recipe as a stage sees it. Imports nothing but the standard library and files: a stage waits for no validation."""
 
 import difflib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,9 @@ class Settings(SimpleNamespace):
     def plain(self):
         """The JSON again: dictionaries in dictionaries, tuples as they are."""
         return {key: value.plain() if isinstance(value, Settings) else value for key, value in vars(self).items()}
+
+    def __str__(self):
+        return json.dumps(self.plain())
 
     def changed(self, **values):
         return type(self)(**{**vars(self), **values})
