@@ -94,7 +94,10 @@ def archived_pictures(path, labels, class_of):
 
 
 def resized(data, resolution, antialias, name):
-    """Decode a picture (bytes) and resize it bilinearly to a square of `resolution` -> uint8 (H, W, 3)."""
+    """Decode a picture (bytes) and resize it bilinearly to a square of `resolution` -> float32 (H, W, 3), 0 to 255.
+
+    Not rounded: the papers resize normalised numbers.
+    """
     try:
         image = Image.open(io.BytesIO(data)).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -102,10 +105,10 @@ def resized(data, resolution, antialias, name):
         raise FileError(f"{name}: {problem}; replace or remove it") from None
     x, size = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float(), (resolution, resolution)
     x = torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=False, antialias=antialias)
-    return x[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return x[0].permute(1, 2, 0).numpy()
 
 
 def read_subset(folder, subset, split, resolution, antialias):
-    """Yield (image uint8 (H, W, 3), label) of one split."""
+    """Yield (image float32 (H, W, 3), label) of one split."""
     for name, data, label in pictures(folder, subset, split):
         yield resized(data, resolution, antialias, name), label

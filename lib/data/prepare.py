@@ -1,4 +1,4 @@
-"""Download -> verify -> our own tensorflow-datasets builder -> uint8 arrays and a manifest on disk.
+"""Download -> verify -> our own tensorflow-datasets builder -> arrays and a manifest on disk.
 
 The builder needs no TensorFlow: it writes array_record files of plain tensors, which are read once into one array per
 split, in the archive's order. Each dataset has its own data folder, because tensorflow-datasets keys what it stores by
@@ -20,9 +20,10 @@ from .sources import SOURCES, SUBSETS, in_shape, is_text, locate
 def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
     """Prepare `dataset` (config.models.Dataset) into the folder `out`.
 
-    Writes train_x.npy (n, K, H, W) uint8, train_y.npy (n,) int64, the same of the test split, and manifest.json. For
-    text, train_x.npy is (all words,) int32, and there are train_ends.npy (n,) and words.json too. `downloads` keeps the
-    archives; `archives` holds the user's own, `imagenet` their copy of ImageNet-1K. FileError says what is wrong.
+    Writes train_x.npy (n, K, H, W) uint8, train_y.npy (n,) int64, the same of the test split, and manifest.json. Images
+    of ImageNet's subsets are float32, from 0 to 255. For text, train_x.npy is (all words,) int32, and there are
+    train_ends.npy (n,) and words.json too. `downloads` keeps the archives; `archives` holds the user's own, `imagenet`
+    their copy of ImageNet-1K. FileError says what is wrong.
     """
     out = Path(out)
     shutil.rmtree(out, ignore_errors=True)
@@ -51,7 +52,8 @@ def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
     workspace = out.parent / f".{name}.tmp"  # a fixed name: it replaces what an interrupted run left
     shutil.rmtree(workspace, ignore_errors=True)
     try:
-        for split, x, y in build_arrays(name, in_shape(dataset), examples, workspace):
+        dtype = np.float32 if dataset.subset else np.uint8
+        for split, x, y in build_arrays(name, in_shape(dataset), dtype, examples, workspace):
             arrays[split] = (x, y)
             save_arrays(out, split, x=x, y=y)
     finally:
@@ -98,8 +100,8 @@ def check_counts(name, source, counts, num_classes, packed=False):
         raise FileError(f"{name}: {examples}, expected {expected} of {classes}")
 
 
-def build_arrays(name, shape, examples, workspace):
-    """Run examples(split) through a tensorflow-datasets builder; yield (split, x (n, K, H, W), y (n,))."""
+def build_arrays(name, shape, dtype, examples, workspace):
+    """Run examples(split) through a tensorflow-datasets builder; yield (split, x (n, K, H, W) of the dtype, y (n,))."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -112,7 +114,7 @@ def build_arrays(name, shape, examples, workspace):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            image = tfds.features.Tensor(shape=shape_hwc, dtype=np.uint8)
+            image = tfds.features.Tensor(shape=shape_hwc, dtype=dtype)
             features = tfds.features.FeaturesDict({"image": image, "label": tfds.features.Scalar(dtype=np.int64)})
             return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
@@ -129,7 +131,7 @@ def build_arrays(name, shape, examples, workspace):
     builder.download_and_prepare()
     for split in readers.SPLITS:
         source = builder.as_data_source(split)
-        x = np.empty((len(source), channels, height, width), np.uint8)
+        x = np.empty((len(source), channels, height, width), dtype)
         y = np.empty(len(source), np.int64)
         for start in tqdm(range(0, len(source), 1000), desc=f"{name} {split}", unit="k images"):
             for i, example in enumerate(source.__getitems__(list(range(start, min(start + 1000, len(source))))), start):

@@ -119,7 +119,7 @@ def _per_channel(values, like):
 
 
 def fit(cfg, pixels, manifest):
-    """Fit what `cfg` (params.Preprocessing) asks for on the training images `pixels` (n, K, H, W) uint8, on the CPU."""
+    """Fit what `cfg` (params.Preprocessing) asks for on training images `pixels` (n, K, H, W), 0 to 255, on the CPU."""
     channels = pixels.shape[1]
     mean = torch.tensor(cfg.mean or manifest["mean"], dtype=torch.float64)
     std = torch.tensor(cfg.std or manifest["std"], dtype=torch.float64)

@@ -66,7 +66,7 @@ def part_of(real, cfg, seed, step=0):
 
 
 def load_arrays(folder, split):
-    """x (n, K, H, W) uint8, memory-mapped, and y (n,) int64 of a prepared dataset."""
+    """x (n, K, H, W) from 0 to 255, uint8 or float32, memory-mapped, and y (n,) int64 of a prepared dataset."""
     folder = Path(folder)
     try:
         x = np.load(folder / f"{split}_x.npy", mmap_mode="r", allow_pickle=False)
