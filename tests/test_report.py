@@ -16,7 +16,7 @@ from lib.report.applications import continual_rows, membership_rows
 from lib.report.compare import make_row, paired, provenance_lines, verdict
 from lib.report.figures import plot_ipc, plot_steps, save_gallery, save_preview
 from lib.report.page import duration, write_page
-from lib.report.published import published_figures
+from lib.report.published import figure_of, published_figures
 from lib.report.suite import application_figures, grid_figures, label_figure
 
 MADE = {"device": "CPU", "commit": "abc", "torch": "2", "date": "2026-01-02"}
@@ -61,6 +61,12 @@ def measured(net="conv3", distilled=((46.0, 47.0), (48.0, 47.0))):
         "real_subset": {"accuracy": [[14.0, 16.0]], "krr": [12.0]},
     }
     return {"seeds": [0, 1], "nets": {net: kinds}}
+
+
+def published_to_a_stage(suite):
+    """The published figures as the report of a suite reads them in its recipe."""
+    recipe = json.loads(json.dumps(recipes(load_params())["report"][suite]))
+    return Settings.of(recipe).published.plain()
 
 
 def row(key="frepo-frepo-cifar10-ipc1", net="conv3", **kwargs):
@@ -128,6 +134,18 @@ def test_figures_belong_to_the_networks_and_norms_they_were_measured_on():
     ):
         found = row(key, net)
         assert (found["published_mean"], found["unverified_mean"]) == (figure, recalled), (key, net)
+
+
+def test_a_stage_finds_the_same_figures_in_its_recipe():
+    params, table = load_params(), published_figures()
+    for suite in ("fast", "frepo", "matching", "mtt"):
+        read = published_to_a_stage(suite)
+        for key, cell in params.cells.items():
+            if cell.suite == suite:
+                net = cell.evaluate.nets[0]
+                assert figure_of(read, key, cell, net) == figure_of(table, key, cell, net)
+    cell = params.cells["fast-frepo-mnist-ipc1"]
+    assert figure_of(published_to_a_stage("fast"), "fast-frepo-mnist-ipc1", cell, "conv3")["mean"] == 93.0
 
 
 def test_a_second_printed_value_is_shown_and_not_compared_with():

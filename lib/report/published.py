@@ -45,7 +45,7 @@ def figure_of(table, key, cell, net):
     plain = cfg.class_steps == 1 and not cfg.chunk and not cfg.rank
     name = cell.suite if cell.suite in table else cell.method
     (kind, depth), (judge, judge_depth) = without_depth(cfg.net), without_depth(net)
-    if not plain or depth != judge_depth or [kind, judge] != table["networks"].get(name):
+    if not plain or depth != judge_depth or (kind, judge) != tuple(table["networks"].get(name, ())):
         return {}
     return table[name].get(cell.dataset, {}).get(str(cfg.ipc), {})
 
