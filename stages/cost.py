@@ -4,11 +4,10 @@ from lib.config.checks import shape_of
 from lib.config.load import load_params
 from lib.data.sources import SOURCES
 from lib.methods import METHODS
-from lib.training.compute import precision
 from lib.training.cost import describe, matmul_rate
 from lib.training.experts import expert_bytes, expert_flops
 
-from .inputs import device_of
+from .inputs import device_of, with_precision
 
 SUBSET = {"classes": 10, "train": 13000}  # about, of a subset of ImageNet
 
@@ -23,11 +22,10 @@ def stage(recipe, runtime):
         return SUBSET if dataset.subset else SOURCES[dataset.source]
 
     for key, cell in params.cells.items():
-        cfg = cell.distill
         if cell.suite != recipe.key or params.datasets[cell.dataset].folder:
             continue
-        dtype = precision(cfg.conv_dtype, device)
-        for each in {dtype, "float32"} - rates.keys():
+        cfg = with_precision(key, cell, device).distill
+        for each in {cfg.conv_dtype, "float32"} - rates.keys():
             rates[each] = matmul_rate(each, device)
         if cell.experts not in described:
             described.add(cell.experts)
@@ -40,4 +38,4 @@ def stage(recipe, runtime):
             cfg, shape_of(tables, cell), source_of(cell)["classes"] // cfg.class_steps
         )
         runs = len(cfg.seeds) * cfg.class_steps
-        print(f"{key}: {describe(flops, cfg.steps, runs, dtype, rates[dtype])}", flush=True)
+        print(f"{key}: {describe(flops, cfg.steps, runs, cfg.conv_dtype, rates[cfg.conv_dtype])}", flush=True)

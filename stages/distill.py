@@ -20,14 +20,14 @@ from .inputs import device_of, experts_of, real_set, start_of, with_precision
 
 def stage(recipe, runtime):
     """Distil one cell of params.yaml into OUT/seedN.safetensors, history.json and a gallery."""
-    device, inputs = device_of(runtime), inputs_of_cell(recipe)
-    recipe = with_precision(recipe, device)
+    device = device_of(runtime)
+    recipe = recipe.changed(cell=with_precision(recipe.key, recipe.cell, device))
     key, cell, cfg = recipe.key, recipe.cell, recipe.cell.distill
     prov, out = provenance(device) | {"conv_dtype": cfg.conv_dtype}, DISTILLED / cell.suite / key
     print(f"{key}: {cell}\n{prov}", flush=True)
     real = real_set(cell, device)
     check_against_data(key, cfg, real)
-    work = Workplace(*inputs)
+    work = Workplace(*inputs_of_cell(recipe))
     missing = [seed for seed in cfg.seeds if not work.finished(f"seed{seed}")]
     print(f"seeds that are there: {sorted({*cfg.seeds} - {*missing})}; to distil: {missing}", flush=True)
     flops = METHODS[cell.method].step_flops(cfg, real.shape, real.num_classes // cfg.class_steps)

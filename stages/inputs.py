@@ -24,13 +24,13 @@ def device_of(runtime):
         raise ParamsError(f"params.yaml: runtime.device: {error}") from None
 
 
-def with_precision(recipe, device):
-    """A cell's recipe with the dtype that its convolutions run in on this device."""
-    cell, cfg = recipe.cell, recipe.cell.distill
+def with_precision(key, cell, device):
+    """A cell with the dtype that its convolutions run in on this device. A run in another one has checkpoints apart."""
     try:
-        return recipe.changed(cell=cell.changed(distill=cfg.changed(conv_dtype=precision(cfg.conv_dtype, device))))
+        dtype = precision(cell.distill.conv_dtype, device)
     except ValueError as error:
-        raise ParamsError(f"params.yaml: cells.{recipe.key}.distill.conv_dtype: {error}") from None
+        raise ParamsError(f"params.yaml: cells.{key}.distill.conv_dtype: {error}") from None
+    return cell.changed(distill=cell.distill.changed(conv_dtype=dtype))
 
 
 def real_set(row, device):

@@ -34,7 +34,7 @@ def precision(wanted, device):
     """
     if wanted == "float32":
         return wanted
-    rates = {dtype: matmul_rate(dtype, device, 3, 256 if device.type == "cpu" else 8192) for dtype in DTYPES}
+    rates = {dtype: matmul_rate(dtype, device, n=256 if device.type == "cpu" else 8192) for dtype in DTYPES}
     if wanted == "fast":
         return max(rates, key=rates.get)
     if rates[wanted] < rates["float32"] / 2:
