@@ -33,7 +33,7 @@ CFG = (
         steps=30,
         pool_size=2,
         reset_after=5,
-        eval_at=(1, 12),
+        eval_at=(0, 12),
         eval_every=10,
         real_batch=64,
     )
@@ -87,9 +87,10 @@ def test_a_finished_run_is_not_run_again(real, tmp_path):
 
 def test_evaluations_come_when_they_are_due(real, tmp_path):
     progress, _, logged = start(real, tmp_path / "a")
-    assert evaluation_steps(CFG) == {1, 12, 10, 20, 30}
-    assert [point["step"] for point in progress.history] == [1, 10, 12, 20, 30]
-    assert {step for step, metrics in logged if "test_accuracy" in metrics} == {1, 10, 12, 20, 30}
+    assert evaluation_steps(CFG) == {0, 12, 10, 20, 30}
+    assert [point["step"] for point in progress.history] == [0, 10, 12, 20, 30]
+    assert {step for step, metrics in logged if "test_accuracy" in metrics} == {0, 10, 12, 20, 30}
+    assert progress.history[0]["accuracy"] == float(initial_set(real, CFG, 0)[0].std()), "0 is the set before any step"
 
 
 def test_the_best_set_is_kept_only_when_it_is_asked_for(real, tmp_path):

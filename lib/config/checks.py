@@ -179,8 +179,8 @@ def loss(column, protocol, cfg):
 
 def of_data(row, cfg, shape, source):
     """What a known source's size allows."""
-    if any(step > cfg.steps for step in cfg.eval_at or ()):
-        yield "distill.eval_at", f"must not go beyond steps ({cfg.steps})"
+    if any(not 0 <= step <= cfg.steps for step in cfg.eval_at or ()):
+        yield "distill.eval_at", f"must be from 0 (the start) to steps ({cfg.steps})"
     if source is None:
         return
     smallest, count, wanted = source["smallest_class"], source["train"], max(cfg.ipc, real_images(cfg, shape))

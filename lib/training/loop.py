@@ -41,7 +41,7 @@ class Progress:
 
 
 def evaluation_steps(cfg):
-    """Steps after which the run is evaluated: `eval_at`, every `eval_every`, and the last."""
+    """Steps after which the run is evaluated: `eval_at` (0: its start), every `eval_every`, and the last."""
     steps = set(cfg.eval_at or ()) | {cfg.steps}
     if cfg.eval_every:
         steps |= set(range(cfg.eval_every, cfg.steps, cfg.eval_every))
@@ -59,6 +59,16 @@ def run(name, method, batches, cfg, evaluate, checkpoint, log=lambda step, metri
     stateful = {"method": method, "batches": batches}
     progress = resume(checkpoint, stateful) if Path(checkpoint).exists() else Progress()
     due, saved_at, started = evaluation_steps(cfg), time.monotonic(), time.monotonic() - progress.wall_s
+
+    def look(done):
+        accuracy = evaluate()
+        progress.history.append({"step": done, "accuracy": accuracy})
+        if cfg.select == "best_test" and (progress.best is None or accuracy > progress.best["accuracy"]):
+            progress.best = {"step": done, "accuracy": accuracy, "set": method.syn.snapshot()}
+        log(done, {"test_accuracy": accuracy})
+
+    if progress.step == 0 and 0 in due:
+        look(0)
     with tqdm(total=cfg.steps, initial=progress.step, desc=name, unit="step", smoothing=0.05, mininterval=0.5) as bar:
         for step in range(progress.step, cfg.steps):
             progress.pending.append(method.step(step, *batches.next()))
@@ -70,11 +80,7 @@ def run(name, method, batches, cfg, evaluate, checkpoint, log=lambda step, metri
                 latest = f"{progress.history[-1]['accuracy']:.1f}%" if progress.history else "-"
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}", acc=latest)
             if done in due:
-                accuracy = evaluate()
-                progress.history.append({"step": done, "accuracy": accuracy})
-                if cfg.select == "best_test" and (progress.best is None or accuracy > progress.best["accuracy"]):
-                    progress.best = {"step": done, "accuracy": accuracy, "set": method.syn.snapshot()}
-                log(done, {"test_accuracy": accuracy})
+                look(done)
             progress.wall_s = time.monotonic() - started
             stopping = stop is not None and stop.is_set()
             if time.monotonic() - saved_at > minutes * 60 or done == cfg.steps or stopping:
