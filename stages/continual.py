@@ -26,6 +26,8 @@ def stage(recipe, runtime):
         "random": [real_subsets(real, cfg, seed) for seed in cfg.seeds],
         "herding": [herded_memory(row.net, real, cfg, seed, recipe.protocols.herding) for seed in cfg.seeds],
     }
+    if row.blocked:
+        memories["blocked"] = memories["distilled"]
     tested = real.test_y.bincount(minlength=real.num_classes)
     groups = [class_groups(real.num_classes, cfg.class_steps, seed) for seed in cfg.seeds]
     sizes = torch.stack([tested[torch.tensor(order)].sum(1).cpu() for order in groups])  # (orders, steps) test images
@@ -33,6 +35,7 @@ def stage(recipe, runtime):
     with tracker("continual", key, {**vars(protocol), **vars(row)}, prov) as track:
         for kind, sets in memories.items():
             x, y = (torch.stack(tensors) for tensors in zip(*sets))
+            protocol = recipe.protocols.protocol.changed(**({"shuffle": False} if kind == "blocked" else {}))
             table = accuracies(row.net, x, y, real, cfg, cfg.seeds, protocol, seed=0)
             curves = torch.stack([curve(*each) for each in zip(table, sizes)])  # (orders, networks, steps)
             lost = forgetting(table)

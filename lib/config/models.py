@@ -396,6 +396,7 @@ class Continual(Application):
 
     protocol: key_of("protocols")
     herding: key_of("protocols")  # by which the network is trained whose features choose the herding baseline
+    blocked: bool = False  # also measure the distilled memory in batches by class, as FRePo's code cycles it
 
 
 class Membership(Application):

@@ -8,7 +8,12 @@ from ..files import replacing
 from .figures import plot_continual, plot_experts, plot_heat, plot_ipc, plot_membership, plot_steps
 
 SHOWN_LABELS = 20
-MEMORIES = {"distilled": "distilled", "random": "random real images", "herding": "herded real images"}
+MEMORIES = {
+    "distilled": "distilled",
+    "blocked": "distilled, batches by class",
+    "random": "random real images",
+    "herding": "herded real images",
+}
 TRAINED_ON = {
     "distilled": "on the distilled set",
     "initial": "on the images it started from",
