@@ -363,6 +363,22 @@ def test_folders_that_are_no_dataset(tmp_path, layout, words):
         prepare("mine", Dataset(resolution=8, folder=str(tmp_path / "absent")), tmp_path / "out", tmp_path)
 
 
+def test_held_out_images_come_from_the_training_set_as_many_of_each_class(tmp_path, prepared):
+    whole_x, whole_y = load_arrays(prepared("digits"), "train")
+    dataset = Dataset(source="digits", resolution=8, held_out=300)
+    prepare("held", dataset, tmp_path / "held", tmp_path)
+    (train_x, train_y), (test_x, test_y) = (load_arrays(tmp_path / "held", split) for split in ("train", "test"))
+    assert np.bincount(test_y).tolist() == [30] * 10 and len(train_x) == len(whole_x) - 300
+    both = np.concatenate([train_x, test_x])
+    order, expected = (np.lexsort(x.reshape(len(x), -1).T) for x in (both, whole_x))
+    assert (both[order] == whole_x[expected]).all(), "every training image once, and no test image"
+    assert (np.concatenate([train_y, test_y])[order] == whole_y[expected]).mean() > 0.99
+    manifest = read_json(tmp_path / "held" / "manifest.json")
+    assert (manifest["num_train"], manifest["num_test"]) == (997, 300)
+    prepare("again", dataset, tmp_path / "again", tmp_path)
+    assert (load_arrays(tmp_path / "again", "test")[0] == test_x).all()
+
+
 def test_a_split_of_the_wrong_size_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "DIGITS_TRAIN", 1000)
     with pytest.raises(FileError, match=r"digits: \[1000, 797\] train and test examples"):

@@ -31,6 +31,12 @@ def dataset(tables, key, row):
         yield "resolution", f"{row.source} has {source['resolution']} pixels"
     elif row.channels and not row.folder and (is_text(row) or row.channels < source["channels"]):
         yield "channels", f"{row.source or row.subset} has its own; remove it"
+    elif row.held_out and is_text(row):
+        yield "held_out", "is for images; remove it"
+    elif row.source and not 0 <= row.held_out < (most := source["classes"] * source["smallest_class"]):
+        yield "held_out", f"must be below {most}: of {row.source}'s smallest class, an image must be left"
+    elif row.source and row.held_out % source["classes"]:
+        yield "held_out", f"must be a multiple of {source['classes']}: as many of each class"
 
 
 def preprocessing(tables, key, row):
@@ -158,7 +164,7 @@ def cell(tables, key, row):
     if (shape := shape_of(tables, row)) is None:
         return
     data = tables["datasets"][row.dataset]
-    source = SOURCES.get(data.source)
+    source = source_of(data)
     classes = source and source["classes"]
     found = [*of_data(row, row.distill, shape, source), *of_method(row.distill, shape, classes, protocols)]
     for column, net in [("distill.net", row.distill.net), *(("evaluate.nets", net) for net in row.evaluate.nets)]:
@@ -175,6 +181,14 @@ def loss(column, protocol, cfg):
         yield column, f"has loss {protocol.loss}; this method's {cfg.labels} labels need a protocol of {must}"
     if protocol.optimizer == "schedule" and not isinstance(cfg, models.DD):
         yield column, "follows a set's own schedule, which only dd and sldd give it"
+
+
+def source_of(data):
+    """What is known of a dataset's source before it is read, less the images that are held out; None of a folder."""
+    if (source := SOURCES.get(data.source)) is None:
+        return None
+    left = {"train": data.held_out, "smallest_class": data.held_out // source["classes"]}
+    return source | {name: source[name] - count for name, count in left.items()}
 
 
 def of_data(row, cfg, shape, source):

@@ -55,9 +55,15 @@ def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
         dtype = np.float32 if dataset.subset else np.uint8
         for split, x, y in build_arrays(name, in_shape(dataset), dtype, examples, workspace):
             arrays[split] = (x, y)
-            save_arrays(out, split, x=x, y=y)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+    num_classes = int(max(y.max() for _, y in arrays.values())) + 1
+    if dataset.source:
+        check_counts(name, dataset.source, [len(arrays[s][0]) for s in readers.SPLITS], num_classes)
+    if dataset.held_out:
+        arrays = held_out(name, *arrays["train"], dataset.held_out // num_classes)
+    for split, (x, y) in arrays.items():
+        save_arrays(out, split, x=x, y=y)
     write_json(out / "manifest.json", manifest(name, dataset, arrays, names, files, packed, out))
 
 
@@ -77,6 +83,23 @@ def prepare_text(name, dataset, files, packed, out):
         "words": len(words), "longest": int(np.diff(splits["train"][1], prepend=0).max()),
         "archives": [path.name for path in files], "repacked": packed, "sha256": array_digests(out),
     })  # fmt: skip
+
+
+def held_out(name, x, y, per_class):
+    """Split a training set in two: {"train": (x, y), "test": (x, y)}, test with `per_class` images of each class.
+
+    They are drawn from a seed of their own, so that all who choose settings by them see the same ones.
+    """
+    rng, taken = np.random.default_rng(0), []
+    for c in range(y.max() + 1):
+        members = np.flatnonzero(y == c)
+        if not 0 < per_class < len(members):
+            found = f"held_out takes {per_class} images of each class; class {c} has {len(members)}"
+            raise FileError(f"{name}: {found}: it must be at least 1 and leave one")
+        taken.append(rng.choice(members, per_class, replace=False))
+    test = np.zeros(len(y), bool)
+    test[np.concatenate(taken)] = True
+    return {"train": (x[~test], y[~test]), "test": (x[test], y[test])}
 
 
 def save_arrays(out, split, **arrays):
@@ -140,11 +163,9 @@ def build_arrays(name, shape, dtype, examples, workspace):
 
 
 def manifest(name, dataset, arrays, names, files, packed, out):
-    """What the arrays are and where they came from; refuses a split that is not what the dataset publishes."""
+    """What the arrays are and where they came from."""
     train_x, train_y = arrays["train"]
     num_classes = int(max(y.max() for _, y in arrays.values())) + 1
-    if dataset.source:
-        check_counts(name, dataset.source, [len(arrays[s][0]) for s in readers.SPLITS], num_classes)
     chunks = [train_x[i : i + 10000].astype(np.float64) / 255 for i in range(0, len(train_x), 10000)]
     mean = sum(c.sum((0, 2, 3)) for c in chunks) / train_x[:, 0].size
     square = sum((c**2).sum((0, 2, 3)) for c in chunks) / train_x[:, 0].size
