@@ -112,7 +112,7 @@ class Dataset(Row):
     subset: one_of(*SUBSETS) | None = None  # of the ImageNet-1K in runtime.imagenet_dir
     antialias: bool = True  # of a subset's pictures, when they are made smaller
     channels: one_of(1, 3) | None = None  # of a user's own folder, else 3; 3 of a grey source: its channel three times
-    held_out: Natural = 0  # training images, as many of each class, that take the test images' place: to choose settings by
+    held_out: Natural = 0  # training images, as many of each class, that stand in for the test images
 
 
 class Preprocessing(Row):

@@ -28,16 +28,34 @@ class Progress:
     """What a run has measured; part of its checkpoint."""
 
     step: int = 0
-    wall_s: float = 0.0
-    history: list = field(default_factory=list)  # {"step", "accuracy", ...} of each evaluation
+    wall_s: float = 0.0  # of the steps alone, without evaluations
+    cpu_s: float = 0.0  # of all processors: what was computed, whatever ran beside it
+    history: list = field(default_factory=list)  # {"step", "accuracy", "wall_s", "cpu_s"} of each evaluation
     losses: list = field(default_factory=list)  # of each fetch: [step, mean of each metric since the last], loss first
     best: dict | None = None  # {"step", "accuracy", "set"} of the highest accuracy, if cfg.select is best_test
     pending: list = field(default_factory=list)  # metrics of the steps since the last fetch, on the device
 
     def record(self):
         """What is reported of a finished run, as JSON."""
-        best_step, wall_s = self.best and self.best["step"], round(self.wall_s, 1)
-        return {"history": self.history, "losses": self.losses, "wall_s": wall_s, "best_step": best_step}
+        best_step, seconds = self.best and self.best["step"], self.seconds()
+        return {"history": self.history, "losses": self.losses, **seconds, "best_step": best_step}
+
+    def seconds(self):
+        return {"wall_s": round(self.wall_s, 1), "cpu_s": round(self.cpu_s, 1)}
+
+
+class Clock:
+    """Adds the seconds since it was started to a Progress, when it is read."""
+
+    def __init__(self, progress):
+        self.progress = progress
+        self.start()
+
+    def start(self):
+        self.wall, self.cpu = time.monotonic() - self.progress.wall_s, time.process_time() - self.progress.cpu_s
+
+    def read(self):
+        self.progress.wall_s, self.progress.cpu_s = time.monotonic() - self.wall, time.process_time() - self.cpu
 
 
 def evaluation_steps(cfg):
@@ -58,11 +76,13 @@ def run(name, method, batches, cfg, evaluate, checkpoint, log=lambda step, metri
     """
     stateful = {"method": method, "batches": batches}
     progress = resume(checkpoint, stateful) if Path(checkpoint).exists() else Progress()
-    due, saved_at, started = evaluation_steps(cfg), time.monotonic(), time.monotonic() - progress.wall_s
+    due, saved_at, clock = evaluation_steps(cfg), time.monotonic(), Clock(progress)
 
     def look(done):
+        clock.read()
         accuracy = evaluate()
-        progress.history.append({"step": done, "accuracy": accuracy})
+        clock.start()
+        progress.history.append({"step": done, "accuracy": accuracy, **progress.seconds()})
         if cfg.select == "best_test" and (progress.best is None or accuracy > progress.best["accuracy"]):
             progress.best = {"step": done, "accuracy": accuracy, "set": method.syn.snapshot()}
         log(done, {"test_accuracy": accuracy})
@@ -81,7 +101,7 @@ def run(name, method, batches, cfg, evaluate, checkpoint, log=lambda step, metri
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}", acc=latest)
             if done in due:
                 look(done)
-            progress.wall_s = time.monotonic() - started
+            clock.read()
             stopping = stop is not None and stop.is_set()
             if time.monotonic() - saved_at > minutes * 60 or done == cfg.steps or stopping:
                 check_finite(name, progress, checkpoint)
