@@ -15,4 +15,4 @@ def stage(recipe, runtime):
     external = [row for path in judged for row in external_rows(read_metrics(path))]
     pairs = paired([row for suite in suites for row in suite["rows"]])
     write_json(REPORTS / "paired.json", pairs)
-    write_page(REPORTS, suites, pairs, external)
+    write_page(REPORTS, suites, pairs, external, [vars(figure) for figure in recipe.published])

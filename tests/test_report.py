@@ -1,9 +1,12 @@
 """The report: arithmetic, verdicts, honest treatment of unverified figures, a page that is safe and self-contained."""
 
+import base64
+import io
 import json
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,11 +16,12 @@ from lib.config.recipes import recipes
 from lib.config.settings import Settings
 from lib.data.text import WordVectors
 from lib.report.applications import continual_rows, membership_rows
+from lib.report.charts import chart
 from lib.report.compare import make_row, paired, provenance_lines, verdict
-from lib.report.figures import plot_ipc, plot_steps, save_gallery, save_preview
-from lib.report.page import duration, write_page
+from lib.report.figures import gallery, plot_continual, plot_ipc, save_gallery, save_preview
+from lib.report.page import counts, duration, overview, write_page
 from lib.report.published import figure_of, published_figures
-from lib.report.suite import application_figures, grid_figures, label_figure
+from lib.report.suite import application_figures, grid_figures, label_figure, learning_curves
 
 MADE = {"device": "CPU", "commit": "abc", "torch": "2", "date": "2026-01-02"}
 HISTORY = {
@@ -71,7 +75,13 @@ def published_to_a_stage(suite):
 
 def row(key="frepo-frepo-cifar10-ipc1", net="conv3", **kwargs):
     cell = load_params().cells[key]
-    return make_row(key, cell, net, measured(net, **kwargs), HISTORY, published_figures())
+    return make_row(key, cell, net, measured(net, **kwargs), HISTORY, published_figures(), 4096)
+
+
+def results(folder, suite="s", rows=(), **more):
+    """A suite as `write_page` takes it."""
+    empty = {"continual": [], "membership": [], "scores": [], "sentences": {}, "curves": {}, "figures": []}
+    return {"suite": suite, "rows": list(rows), "provenance": [], "folder": folder, **empty, **more}
 
 
 def test_row_has_the_promised_columns_and_right_arithmetic():
@@ -170,66 +180,41 @@ def test_page_is_self_contained_and_escapes_names(tmp_path):
     evil = "<script>alert(1)</script>"
     suite = tmp_path / "evil"
     suite.mkdir()
-    plot_steps(suite / "steps.svg", {evil: [[(1, 10.0), (5, 50.0)]]})
-    plot_ipc(suite / "ipc.svg", {"a": [(1, 10.0, 1.0), (10, 50.0, 1.0)]})
-    figures = [{"file": name, "caption": evil} for name in ("steps.svg", "ipc.svg")]
+    plot_ipc(suite / "ipc.svg", {evil: [(1, 10.0, 1.0), (10, 50.0, 1.0)]})
+    figures = [{"file": "ipc.svg", "caption": evil}]
     memories, attacked = (
         [r | {"cell": evil} for r in continual_rows(CONTINUAL)],
         [r | {"cell": evil} for r in membership_rows(MEMBERSHIP)],
     )
     rows = [row() | {"cell": evil, "verdict": evil}, row() | {"cell": "b", "baseline": evil}]
-    content = {
-        "suite": evil,
-        "rows": rows,
-        "continual": memories,
-        "membership": attacked,
-        "figures": figures,
-        "provenance": [evil],
-    }
-    write_page(tmp_path, [{**content, "folder": suite}], paired(rows))
+    curves = {evil: {"0": [{"step": s, "accuracy": 10.0 * s, "cpu_s": 60.0 * s, "wall_s": 60.0 * s} for s in (1, 2)]}}
+    content = results(suite, evil, rows, continual=memories, membership=attacked, figures=figures, curves=curves)
+    content["provenance"] = [evil]
+    write_page(tmp_path, [content], paired(rows))
     page = (tmp_path / "index.html").read_text()
-    assert "<script" not in page and page.count("&lt;script&gt;") >= 10
+    assert page.count("<script") == 1 and page.count("&lt;script&gt;") >= 20, "ours alone"
     assert "Continual learning" in page and "Membership inference" in page and "Paired comparisons" in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "@import" not in page and "url(" not in page
-    assert "<script>" not in (suite / "steps.svg").read_text()
+    assert "<script>" not in (suite / "ipc.svg").read_text()
     assert "prefers-color-scheme: dark" in page and "@media print" in page and 'name="viewport"' in page
 
 
 def test_links_of_the_page_lead_to_its_suites_with_rows(tmp_path):
-    empty = {"continual": [], "membership": [], "figures": [], "provenance": [], "folder": tmp_path}
     write_page(
-        tmp_path,
-        [
-            {"suite": "b", "rows": [row()], **empty},
-            {"suite": "a", "rows": [row()], **empty},
-            {"suite": "none", "rows": [], **empty},
-        ],
-        [],
+        tmp_path, [results(tmp_path, "b", [row()]), results(tmp_path, "a", [row()]), results(tmp_path, "none")], []
     )
     page = (tmp_path / "index.html").read_text()
-    assert re.findall(r'href="#(.*?)"', page) == ["b", "a"] and all(f'id="{suite}"' in page for suite in "ab")
+    links = set(re.findall(r'href="#(.*?)"', page))
+    assert links >= {"a", "b", "rows", "cell-frepo-frepo-cifar10-ipc1"} and "none" not in links
+    assert all(f'id="{link}"' in page for link in links)
 
 
 def test_a_single_network_has_no_deviation(tmp_path):
     several, single = row(), row() | {"cell": "single", "n_networks": 1, "n_seeds": 1}
     pages = []
     for rows in ([several], [single]):
-        write_page(
-            tmp_path,
-            [
-                {
-                    "suite": "s",
-                    "rows": rows,
-                    "continual": [],
-                    "membership": [],
-                    "figures": [],
-                    "provenance": [],
-                    "folder": tmp_path,
-                }
-            ],
-            [],
-        )
-        cells = re.findall(r'<td class="n">(.*?)</td>', (tmp_path / "index.html").read_text())
+        write_page(tmp_path, [results(tmp_path, rows=rows)], [])
+        cells = re.findall(r'<td class="n" data-sort="[\d.]+">(.*?)</td>', (tmp_path / "index.html").read_text(), re.S)
         lines = (tmp_path / "README.md").read_text().splitlines()
         (line,) = [each for each in lines if each.startswith(f"| `{rows[0]['cell']}`")]
         assert line.count("|") == 10, "as many columns as the table's head"
@@ -245,16 +230,68 @@ def test_times_are_short_to_read(seconds, shown):
 
 
 def test_accuracy_during_distillation_is_drawn_and_written_where_it_was_watched(tmp_path):
-    curves = {f"cell{i}": {"0": [(5, 10.0), (10, 50.25)], "2": [(5, 12.0), (10, 30.0)]} for i in range(4)}
-    (figure,) = grid_figures(tmp_path, [], {**curves, "once": {"0": [(10, 50.0)]}})
-    drawn = (tmp_path / figure["file"]).read_text()
-    assert all(f">{cell}<" in drawn for cell in curves) and ">once<" not in drawn
-    lines = (tmp_path / "steps.csv").read_text().splitlines()
-    assert (
-        lines[:4] == ["cell,seed,step,accuracy", "cell0,0,5,10.0", "cell0,0,10,50.25", "cell0,2,5,12.0"]
-        and len(lines) == 1 + 4 * 4
-    )
-    assert grid_figures(tmp_path, [], {"once": {"0": [(10, 50.0)]}}) == []
+    points = [{"step": s, "accuracy": a, "wall_s": 2.0 * s, "cpu_s": 3.0 * s} for s, a in ((5, 10.0), (10, 50.25))]
+    rows = [row() | {"cell": name} for name in ("often", "once")]
+    curves = {"often": {"0": points, "2": points}, "once": {"0": points[1:]}}
+    write_page(tmp_path, [results(tmp_path, rows=rows, curves=curves)], [])
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<title>often, seed 0</title>") == 1 and "<title>once, seed" not in page
+    assert "<title>often, seed 2: 50.2 % after 30 s</title>" in page, "against processor time too"
+    learning_curves(tmp_path, curves)
+    assert (tmp_path / "steps.csv").read_text().splitlines()[:3] == [
+        "cell,seed,step,accuracy,wall_s,cpu_s", "often,0,5,10.0,10.0,15.0", "often,0,10,50.25,20.0,30.0"
+    ]  # fmt: skip
+
+
+def test_a_chart_places_values_where_its_axes_say():
+    dots = [{"x": x, "y": x, "kind": "dc", "title": "t", "href": "#a"} for x in (0, 100)]
+    drawn = chart("c", "x", "y", percent=True, dots=dots, marks=[{"x": 50.0, "title": "m"}])
+    (first, last), (mark,), equal = drawn["dots"], drawn["marks"], drawn["equal"]
+    assert [(dot["cx"], dot["cy"]) for dot in (first, last)] == equal, "equal values lie on the line"
+    assert mark["cx"] == pytest.approx((first["cx"] + last["cx"]) / 2) and first["cy"] > last["cy"]
+    assert {text: at for at, text in drawn["x"].ticks()}["0"] == first["cx"]
+    lines = [{"points": [(1.0, 5.0), (10.0, 6.0), (100.0, 7.0)], "kind": "dc", "title": "t", "href": "#a"}]
+    drawn = chart("c", "x", "y", log=True, lines=lines)
+    xs = [float(pair.split(",")[0]) for pair in drawn["lines"][0]["path"].split()]
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.11), "equal ratios are equal lengths"
+    assert chart("c", "x", "y", marks=[{"x": 1, "title": "m"}]) is None
+
+
+def test_published_figures_are_counted_once_by_their_best_row():
+    def figure(cell, mean, network="conv3", status="published"):
+        return {"cell": cell, "method": "frepo", "dataset": "cifar10", "ipc": 1, "network": network, "mean": mean,
+                "source": row()["published_source"], "status": status}  # fmt: skip
+
+    published = [figure("a", 46.8), figure("b", 46.8), figure("c", 60.0), figure("d", 50.0, status="unverified")]
+    reached, below = row() | {"cell": "a"}, row(distilled=((40.0,),)) | {"cell": "b"}
+    found = counts([below, reached], published)
+    assert (found["all"], found["reached"], found["below"], found["not run yet"]) == (2, 1, 0, 1)
+    drawn = overview([below, reached], published)
+    assert [mark["title"] for mark in drawn["marks"]] == ["c on conv3: 60.0, not run yet"]
+    assert [dot["hollow"] for dot in drawn["dots"]] == [False, False]
+
+
+def test_a_gallery_comes_back_as_its_own_pixels_with_a_name_for_each_class(tmp_path):
+    pixels = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    save_gallery(tmp_path / "g.png", pixels, 10)
+    stored = {"x": pixels, "y": torch.eye(10).repeat_interleave(2, 0)}
+    cfg = SimpleNamespace(class_steps=1, seeds=[3])
+    figure = {"file": "g.png", "cell": row()["cell"], **gallery(stored, list("abcdefghij"), cfg)}
+    content = results(tmp_path, rows=[row()], figures=[figure])
+    write_page(tmp_path, [content], [])
+    tiles = content["figures"][0]["tiles"]
+    assert [tile["name"] for tile in tiles] == list("abcdefghij")
+    picture = Image.open(io.BytesIO(base64.b64decode(tiles[7]["uri"].split(",")[1])))
+    expected = (pixels[14:16, 0] * 255).round().to(torch.uint8)
+    assert np.array_equal(np.asarray(picture.convert("L")), np.concatenate(list(expected.numpy()), 1))
+    assert figure["width"] % picture.width == 0 and figure["width"] // picture.width == figure["height"] // 8
+    assert gallery(stored, None, cfg)["names"][3] == "class 3"
+    schedule = stored | {"lr": torch.ones(1, 2)}
+    assert gallery(schedule, None, cfg)["names"] == ["minibatch 1", "minibatch 2"]
+    five = {"x": pixels[:5], "y": torch.rand(5, 10)}
+    assert gallery(five, None, cfg)["names"][:2] == ["image 1", "image 2"]
+    turned = {"x": pixels, "y": torch.eye(10).flip(0).repeat_interleave(2, 0)}
+    assert gallery(turned, list("abcdefghij"), SimpleNamespace(class_steps=5, seeds=[0]))["names"][0] == "j"
 
 
 def test_where_results_come_from_is_one_line_a_device():
@@ -273,7 +310,7 @@ def test_where_results_come_from_is_one_line_a_device():
 
 def test_plots_are_the_same_bytes_for_the_same_data(tmp_path):
     for name in ("a.svg", "b.svg"):
-        plot_steps(tmp_path / name, {"cell": [[(1, 10.0), (5, 50.0)]]})
+        plot_continual(tmp_path / name, {"memory": [np.array([1, 2]), np.array([10.0, 50.0]), np.array([1.0, 2.0])]})
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
@@ -370,10 +407,9 @@ def test_figures_of_a_suite_are_written_and_described(tmp_path):
     rows = [make_row(key, cell, net, measured(net), HISTORY, published_figures()) for net in ("conv3", "alexnet")] + [
         row()
     ]
-    grid = grid_figures(tmp_path, rows, {"a": {"0": [(1, 10.0), (5, 50.0)]}})
+    grid = grid_figures(tmp_path, rows)
     applied = application_figures(tmp_path, continual_rows(CONTINUAL), membership_rows(MEMBERSHIP))
     assert [f["file"] for f in grid + applied] == [
-        "steps.svg",
         "ipc.svg",
         "networks.svg",
         "c.continual.svg",
@@ -385,7 +421,7 @@ def test_figures_of_a_suite_are_written_and_described(tmp_path):
         "random real images" in (tmp_path / "c.continual.svg").read_text()
         and "on the chunk itself" in (tmp_path / "m.membership.svg").read_text()
     )
-    assert grid_figures(tmp_path, [], {}) == [] == application_figures(tmp_path, [], [])
+    assert grid_figures(tmp_path, []) == [] == application_figures(tmp_path, [], [])
 
 
 def test_a_set_of_a_chunk_or_of_class_steps_has_no_plain_figure():
@@ -429,11 +465,10 @@ def test_sentences_and_baselines_are_on_the_page_and_escaped(tmp_path):
         "perturbed": {"0.01": [[80.0, 91.04], [77.06, 90.0]]},
     }
     found = make_row("dd-dd-mnist-ipc1-fixed", cell, "lenet_dd", figures, HISTORY, published_figures())
-    content = {"suite": "tdd", "rows": [found], "continual": [], "membership": [], "figures": [], "provenance": []}
-    content["sentences"] = {"cell": [{"words": "great <br />movie <script>", "label": [2.58]}]}
-    write_page(tmp_path, [{**content, "folder": tmp_path}], [])
+    sentences = {"cell": [{"words": "great <br />movie <script>", "label": [2.58]}]}
+    write_page(tmp_path, [results(tmp_path, "tdd", [found], sentences=sentences)], [])
     page = (tmp_path / "index.html").read_text()
-    assert "great &lt;br /&gt;movie &lt;script&gt;" in page and "<script>" not in page and "2.58" in page
+    assert "great &lt;br /&gt;movie &lt;script&gt;" in page and page.count("<script>") == 1 and "2.58" in page
     assert "average real" in page and "30.0 ± 2.0" in page
     assert "by 0.01" in page and "80.0 to 91.0, 77.1 to 90.0" in page
 

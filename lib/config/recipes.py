@@ -13,7 +13,7 @@ from ..data.sources import SOURCES, SUBSETS
 from ..files import replacing, sha256
 from ..methods import METHODS
 from ..networks import ARCHITECTURES, parse
-from ..report.published import published_figures
+from ..report.published import figure_of, published_figures
 from .fingerprint import NEUTRAL, fingerprint
 from .settings import PLAN
 
@@ -123,12 +123,29 @@ class Planner:
         published["networks"] = self.published["networks"]
         for table, keys in (("cells", cells), ("experts", experts)):
             published[table] = {key: figure for key, figure in self.published[table].items() if key in keys}
-        return self.recipe("report", suite, {"cells": cells, "published": published}, neutral=shown())
+        sources = {cell["dataset"]: self.params.datasets[cell["dataset"]].source for cell in cells.values()}
+        names = {dataset: SOURCES.get(source, {}).get("names") for dataset, source in sources.items()}
+        values = {"cells": cells, "published": published, "class_names": names}
+        return self.recipe("report", suite, values, neutral=shown())
 
     def index(self):
-        templates = {path.name: sha256(path) for path in (REPORT / "page.html", REPORT / "page.md")}
-        values = {"suites": self.params.suites, "external": list(self.params.external), "templates": templates}
-        return self.recipe("index", "all", values, neutral=shown())
+        """The suites, and every published figure with the cell that would measure it."""
+        templates = {path.name: sha256(path) for path in sorted((REPORT / "templates").iterdir())}
+        figures = [
+            {
+                "cell": key,
+                "method": cell.method,
+                "dataset": cell.dataset,
+                "ipc": cell.distill.ipc,
+                "network": net,
+                **figure,
+            }
+            for key, cell in self.params.cells.items()
+            for net in cell.evaluate.nets
+            if (figure := figure_of(self.published, key, cell, net)) and cell.budget == "full"
+        ]
+        values = {"suites": self.params.suites, "external": list(self.params.external), "published": figures}
+        return self.recipe("index", "all", {**values, "templates": templates}, neutral=shown())
 
 
 def shown():

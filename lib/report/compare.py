@@ -5,14 +5,15 @@ from scipy.stats import ttest_rel
 
 from .published import NO_FIGURE, figure_of
 
+JUDGED = "above", "reached", "below", "reduced budget", NO_FIGURE
 UNSTATED_STD = 0.25  # of a figure published without one, to the nearest percent
 
 
-def make_row(key, cell, net, measured, history, table):
+def make_row(key, cell, net, measured, history, table, stored_bytes=None):
     """One row of results.json for `net` of a cell.
 
-    measured: the evaluate stage's record; history: the distill stage's; table: `published_figures()`.
-    accuracy_std is over all networks of all seeds, population form, as in the papers.
+    measured: the evaluate stage's record; history: the distill stage's; table: `published_figures()`; stored_bytes: of
+    one seed's set as it is stored. accuracy_std is over all networks of all seeds, population form, as in the papers.
     """
     kinds, cfg, seeds = measured["nets"][net], cell.distill, history["seeds"].values()
     distilled, subset = kinds["distilled"], kinds["real_subset"]["accuracy"]
@@ -37,11 +38,13 @@ def make_row(key, cell, net, measured, history, table):
         "published_source": published.get("source", NO_FIGURE), "published_second": figure.get("second"),
         "unverified_mean": figure.get("mean") if figure.get("status") == "unverified" else None,
         "steps": cfg.steps, "wall_s": sum(run["wall_s"] for seed in seeds for run in seed["runs"]),
+        "cpu_s": sum(run.get("cpu_s", 0) for seed in seeds for run in seed["runs"]) or None,
+        "stored_bytes": stored_bytes,
     }  # fmt: skip
     for name in ("device", "commit", "torch", "date", "conv_dtype"):
         row[name] = ", ".join(dict.fromkeys(seed[name] for seed in seeds if name in seed))
     row = {k: round(float(v), 2) if isinstance(v, float) else v for k, v in row.items()}
-    return row | {"verdict": verdict(row)}
+    return row | {"judged": judged(row), "verdict": verdict(row)}
 
 
 def provenance_lines(records):
@@ -60,23 +63,35 @@ def provenance_lines(records):
     return lines
 
 
-def verdict(row):
-    """The comparison in words. A reduced budget or a missing figure is never called reached.
+def difference(row):
+    """Points above the published figure, by the threshold by which figures of two classes were published."""
+    return row["accuracy_mean" if row["accuracy_at_half"] is None else "accuracy_at_half"] - row["published_mean"]
+
+
+def judged(row):
+    """One of JUDGED. A reduced budget or a missing figure is never called reached.
 
     The margin is twice the published deviation, not our own: results that scatter would reach any figure.
     """
-    gain = row["accuracy_mean"] - row["real_subset_mean"]
-    over = f"{gain:+.1f} points against the real subset"
     if row["published_mean"] is None:
-        return f"{NO_FIGURE}; {over}"
-    at_half = row["accuracy_at_half"] is not None  # the threshold by which figures of two classes were published
-    difference = row["accuracy_at_half" if at_half else "accuracy_mean"] - row["published_mean"]
+        return NO_FIGURE
     if row["budget"] == "reduced":
-        return f"reduced budget, {difference:+.1f} from the published full one; {over}"
+        return "reduced budget"
     margin = 2 * (row["published_std"] or UNSTATED_STD)
-    if difference > margin:
-        return f"above ({difference:+.1f}); {over}"
-    return f"{'reached' if difference >= -margin else 'below'} ({difference:+.1f}); {over}"
+    if difference(row) > margin:
+        return "above"
+    return "reached" if difference(row) >= -margin else "below"
+
+
+def verdict(row):
+    """The comparison in words."""
+    over = f"{row['accuracy_mean'] - row['real_subset_mean']:+.1f} points against the real subset"
+    word = judged(row)
+    if word == NO_FIGURE:
+        return f"{word}; {over}"
+    if word == "reduced budget":
+        return f"{word}, {difference(row):+.1f} from the published full one; {over}"
+    return f"{word} ({difference(row):+.1f}); {over}"
 
 
 def external_rows(measured):

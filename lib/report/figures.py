@@ -13,7 +13,6 @@ SENTENCES = 20  # shown of a set
 GALLERY_LIMIT = 100  # images shown of a set
 GALLERY_WIDTH = 640  # pixels, about
 GAP = 2
-PANELS = 3  # in a row
 GREY = "#888888"  # legible on a light and on a dark page
 
 
@@ -30,19 +29,50 @@ def save_preview(path, parts, real):
         write_json(path := path.with_suffix(".json"), shown)
         return path
     minibatches = sets[0].lr.shape[1] if sets[0].lr is not None else 1
-    classes = min(real.num_classes, len(x))
-    by_class = minibatches == 1 and len(x) % classes == 0  # else a row for each minibatch
     pixels = real.preprocess.invert(x.double())
-    save_gallery(path := path.with_suffix(".png"), pixels, classes if by_class else minibatches)
+    save_gallery(path := path.with_suffix(".png"), pixels, gallery_groups(len(x), minibatches, real.num_classes))
     return path
 
 
-def save_gallery(path, pixels, num_classes):
-    """Write images (N, K, H, W) in [0, 1], class-major, as a PNG grid; a row of at most ten holds whole classes."""
-    n, _, height, width = pixels.shape
-    ipc = n // num_classes
+def gallery_groups(n, minibatches, classes):
+    """How many equal groups a gallery shows a set in: its classes, or its minibatches where it has several."""
+    classes = min(classes, n)
+    return classes if minibatches == 1 and n % classes == 0 else minibatches
+
+
+def gallery(stored, names, cfg):
+    """What the page is told of a set's gallery: caption, columns, and a name for each group of images, in its order.
+
+    stored: the tensors of the set's file; names: of the classes by label, or None; cfg: the cell's `distill` section.
+    """
+    n, minibatches = len(stored["y"]), stored["lr"].shape[1] if "lr" in stored else 1
+    classes = max(stored["y"].shape[1], 2)
+    groups = gallery_groups(n, minibatches, classes)
+    columns, shown = gallery_layout(n, groups)
+    if groups != classes:
+        kind = "image" if groups == n else "minibatch"
+        named = [f"{kind} {i + 1}" for i in range(groups)]
+    else:  # with class steps, each seed has an order of its classes
+        order = range(groups) if cfg.class_steps == 1 else stored["y"][:: n // groups].argmax(1).tolist()
+        named = [names[c] if names else f"class {c}" for c in order]
+    return {"caption": f"The distilled images (seed {cfg.seeds[0]})", "columns": columns, "names": named,
+            "group": min(n // groups, 10), "shown": len(shown)}  # fmt: skip
+
+
+def gallery_layout(n, classes):
+    """How a class-major set of n images is shown -> (columns, indices of the images shown).
+
+    At most ten images of a class, in rows of at most ten that hold whole classes.
+    """
+    ipc = n // classes
     columns = min(max(10 // ipc, 1) * min(ipc, 10), n)
-    shown = [c * ipc + i for c in range(num_classes) for i in range(min(ipc, 10))][:GALLERY_LIMIT]
+    return columns, [c * ipc + i for c in range(classes) for i in range(min(ipc, 10))][:GALLERY_LIMIT]
+
+
+def save_gallery(path, pixels, num_classes):
+    """Write images (N, K, H, W) in [0, 1], class-major, as a PNG grid."""
+    n, _, height, width = pixels.shape
+    columns, shown = gallery_layout(n, num_classes)
     rows = math.ceil(len(shown) / columns)
     scale = max(1, GALLERY_WIDTH // (columns * (width + GAP)))
     width, height = width * scale, height * scale
@@ -88,20 +118,6 @@ def _save(figure, path):
     with replacing(path) as tmp:
         figure.savefig(tmp, format="svg", transparent=True, metadata={"Date": None})
     pyplot.close(figure)
-
-
-def plot_steps(path, curves):
-    """Accuracy against outer steps: a panel per cell, a line per seed. curves: {cell: [[(step, accuracy), ...]]}."""
-    columns = min(len(curves), PANELS)
-    rows = math.ceil(len(curves) / columns)
-    figure, grid = _axes("outer steps", size=(0.6 + 3.4 * columns, 0.4 + 2.1 * rows), panels=(rows, columns))
-    for axes, (cell, seeds) in zip(grid, curves.items()):
-        axes.set_title(cell, fontsize=9)
-        for points in seeds:
-            axes.plot(*zip(*points), marker=".", lw=1, alpha=0.8)
-    for axes in grid[len(curves) :]:
-        axes.set_visible(False)
-    _save(figure, path)
 
 
 def plot_experts(path, curves, published):

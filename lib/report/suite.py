@@ -5,7 +5,7 @@ import csv
 import numpy as np
 
 from ..files import replacing
-from .figures import plot_continual, plot_experts, plot_heat, plot_ipc, plot_membership, plot_steps
+from .figures import plot_continual, plot_experts, plot_heat, plot_ipc, plot_membership
 
 SHOWN_LABELS = 20
 MEMORIES = {
@@ -21,22 +21,20 @@ TRAINED_ON = {
 }
 
 
-def grid_figures(out, rows, curves):
-    """Accuracy against steps (also as steps.csv) and against images per class, and the heat map over networks.
+def learning_curves(out, curves):
+    """Write steps.csv: accuracy during distillation. curves: {cell: {seed: [{"step", "accuracy", ...}, ...]}}."""
+    columns = "step", "accuracy", "wall_s", "cpu_s"
+    with replacing(out / "steps.csv") as tmp, tmp.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("cell", "seed", *columns))
+        for cell, seeds in curves.items():
+            for seed, points in seeds.items():
+                writer.writerows((cell, seed, *map(point.get, columns)) for point in points)
 
-    curves: {cell: {seed: [(step, accuracy), ...]}}; those with several points are drawn.
-    """
-    figures = []
-    if curves := {cell: seeds for cell, seeds in curves.items() if max(map(len, seeds.values())) > 1}:
-        with replacing(out / "steps.csv") as tmp, tmp.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("cell", "seed", "step", "accuracy"))
-            for cell, seeds in curves.items():
-                writer.writerows((cell, seed, *point) for seed, points in seeds.items() for point in points)
-        plot_steps(out / "steps.svg", {cell: list(seeds.values()) for cell, seeds in curves.items()})
-        caption = "Accuracy during distillation, by the cell's protocol for it; one line a seed"
-        figures.append({"file": "steps.svg", "caption": caption, "wide": True})
-    lines = {}
+
+def grid_figures(out, rows):
+    """Accuracy against images per class, and the heat map over networks."""
+    figures, lines = [], {}
     for row in rows:
         name = f"{row['suite']}-{row['method']}-{row['dataset']}-ipc{row['ipc']}"
         if row["cell"] == name:  # a suffix means other settings
@@ -82,7 +80,7 @@ def label_figure(out, key, y):
         return []
     name, images = f"{key}.labels.svg", [f"image {i + 1}" for i in range(len(y))]
     plot_heat(out / name, images, [f"class {c}" for c in range(y.shape[1])], y.numpy())
-    return [{"file": name, "caption": f"{key}: the learned labels, as networks are trained on them"}]
+    return [{"file": name, "cell": key, "caption": "The learned labels, as networks are trained on them"}]
 
 
 def application_figures(out, continual, membership):
@@ -92,8 +90,9 @@ def application_figures(out, continual, membership):
         curves = {MEMORIES[r["memory"]]: [np.array(r[k]) for k in ("classes_seen", "mean", "std")] for r in rows}
         name, counts = f"{cell}.continual.svg", f"{rows[0]['orders']} class orders x {rows[0]['networks']} networks"
         plot_continual(out / name, curves)
-        caption = f"{cell}: accuracy on all classes seen so far, of networks trained on the memory"
-        figures.append({"file": name, "caption": f"{caption}; mean and standard deviation over {counts}"})
+        caption = "Continual learning: accuracy on all classes seen so far, of networks trained on the memory"
+        caption = f"{caption}; mean and standard deviation over {counts}"
+        figures.append({"file": name, "cell": cell, "caption": caption})
     for cell, rows in by_cell(membership).items():
         name, lines = f"{cell}.membership.svg", {}
         for row in rows:
@@ -101,8 +100,9 @@ def application_figures(out, continual, membership):
             point = row["accuracy_mean"], best["auc"], best["auc_half_interval"]
             lines.setdefault(TRAINED_ON[row["trained_on"]], []).append(point)
         plot_membership(out / name, lines)
-        caption = f"{cell}: what the strongest attack tells of membership, against accuracy, of networks trained "
-        figures.append({"file": name, "caption": f"{caption}{', '.join(lines)}; dotted: nothing"})
+        caption = "Membership inference: how well the strongest attack tells the training images from others (0.5, "
+        caption += f"dotted: not at all), against accuracy, of networks trained {', '.join(lines)}"
+        figures.append({"file": name, "cell": cell, "caption": caption})
     return figures
 
 
