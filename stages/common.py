@@ -39,10 +39,16 @@ def run(stage, name, key):
 
             plan()
         recipe, runtime = read_recipe(name, key or "all"), Settings.of(read_json(PLAN / "runtime.json"))
+        runtime = runtime.changed(**{key: own_path(getattr(runtime, key)) for key in ("archives", "imagenet_dir")})
         gc.enable()  # __main__.py turned it off
         return stage(recipe, runtime)
     except (ParamsError, FileError, NonFiniteLoss, Stopped) as error:
         sys.exit(f"error: {error}")
+
+
+def own_path(path):
+    """A path of params.yaml, or None; relative ones begin at the user's repository, also where DVC runs a copy."""
+    return path and str(ROOT / Path(path).expanduser())
 
 
 def stop_on_signals():

@@ -6,15 +6,14 @@ first label has no images.
 """
 
 import csv
-import io
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..files import FileError
+from .pictures import opened
 from .sources import SUBSETS
 
 SPLITS = {"train": "train", "test": "val"}
@@ -98,11 +97,7 @@ def resized(data, resolution, antialias, name):
 
     Not rounded: the papers resize normalised numbers.
     """
-    try:
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        problem = f"not a readable picture ({type(error).__name__}: {error})"
-        raise FileError(f"{name}: {problem}; replace or remove it") from None
+    image = opened(data, name).convert("RGB")  # not turned upright: the papers' loaders do not either
     x, size = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float(), (resolution, resolution)
     x = torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=False, antialias=antialias)
     return x[0].permute(1, 2, 0).numpy()

@@ -5,6 +5,7 @@ split, in the archive's order. Each dataset has its own data folder, because ten
 file name alone, and MNIST and Fashion-MNIST share theirs.
 """
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from tqdm import tqdm
 
 from ..files import FileError, replacing, sha256, write_json
 from . import READERS, readers, text
+from .folders import picture_folder
 from .imagenet import read_subset
 from .sources import SOURCES, SUBSETS, in_shape, is_text, locate
+
+FLAT = 0.5 / 255  # a deviation of half a grey level: the pictures show nothing
 
 
 def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
@@ -27,9 +31,10 @@ def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
     """
     out = Path(out)
     shutil.rmtree(out, ignore_errors=True)
-    files, packed, splits = [], False, None
+    files, packed, own = [], False, None
     if dataset.folder:
-        splits, names = readers.folder_files(dataset.folder)
+        own = picture_folder(dataset.folder)
+        names = own.names
     elif dataset.subset:
         names = [wnid for _, wnid in SUBSETS[dataset.subset]]
     else:
@@ -41,8 +46,8 @@ def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
         names = readers.class_names(dataset.source, files)
 
     def examples(split):
-        if splits:
-            return readers.read_folder(splits[split], dataset.resolution, in_shape(dataset)[0])
+        if own:
+            return own.examples(split, dataset.resolution, in_shape(dataset)[0])
         if dataset.subset:
             return read_subset(imagenet, dataset.subset, split, dataset.resolution, dataset.antialias)
         return READERS[dataset.source](files, packed, split, dataset.resolution)
@@ -61,10 +66,45 @@ def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
     if dataset.source:
         check_counts(name, dataset.source, [len(arrays[s][0]) for s in readers.SPLITS], num_classes)
     if dataset.held_out:
+        if dataset.held_out % num_classes:
+            raise FileError(f"{name}: held_out is {dataset.held_out}; must be a multiple of the {num_classes} classes")
         arrays = held_out(name, *arrays["train"], dataset.held_out // num_classes)
     for split, (x, y) in arrays.items():
         save_arrays(out, split, x=x, y=y)
-    write_json(out / "manifest.json", manifest(name, dataset, arrays, names, files, packed, out))
+    record = manifest(name, dataset, arrays, names, files, packed, out)
+    if own:
+        record |= of_folder(name, own, dataset.held_out, arrays, record["std"])
+    write_json(out / "manifest.json", record)
+
+
+def of_folder(name, own, held_out, arrays, std):
+    """Print what a user's folder was taken for -> that for its manifest. FileError if its pictures show nothing."""
+    taken, notes, (x, y) = own.taken, own.notes(), arrays["train"]
+    if held_out:
+        unused = [*taken["not_used"], taken["test"]]
+        taken = {**taken, "test": f"{held_out} pictures held out of the training set", "not_used": unused}
+    deviations = ", ".join(f"{value:.2g}" for value in std)
+    if max(std) < FLAT:
+        problem = f"its training pictures are all alike (deviation {deviations}, where white is 1)"
+        raise FileError(f"{name}: {problem}; check that they show their classes")
+    if min(std) < FLAT:
+        notes.append(f"a channel hardly differs (deviations {deviations}): give the preprocessing a mean and a std")
+    classes = {}  # {the pictures of a class: the class}
+    for label, class_name in enumerate(own.names):
+        pictures = frozenset(hashlib.sha256(image).digest() for image in x[y == label])
+        if pictures in classes:
+            problem = f"the classes {classes[pictures]} and {class_name} hold the same training pictures"
+            raise FileError(f"{name}: {problem}, at this resolution; correct or remove one")
+        classes[pictures] = class_name
+    print(f"{name}: training set: {taken['train']}; test set: {taken['test']}", flush=True)
+    if taken["not_used"]:
+        print(f"{name}: not used: {', '.join(taken['not_used'])}", flush=True)
+    counts = [np.bincount(labels, minlength=len(own.names)) for _, labels in arrays.values()]
+    for class_name, *count in zip(own.names, *counts):
+        print(f"{name}: {class_name}: {count[0]} training and {count[1]} test pictures", flush=True)
+    for note in notes:
+        print(f"{name}: {note}", flush=True)
+    return {"splits": taken, "notes": notes}
 
 
 def prepare_text(name, dataset, files, packed, out):

@@ -6,26 +6,25 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..files import FileError
 from . import READERS
+from .pictures import SUFFIXES, Seen, opened, understood
 from .sources import SOURCES, gunzip, members
 
 GIGA = 1 << 30
 DIGITS_TRAIN = 1297  # the fixed split: the first 1297 of scikit-learn's 1797 digits train, the last 500 test
 SPLITS = ("train", "test")
 FOLDERS = {"train": "train", "test": "val"}  # archives of ImageNet's kind: their validation images are the test split
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
-def picture(data, resolution, name):
-    """Decode a picture (bytes), crop its central square and resize it by area averaging -> uint8 (H, W, 3)."""
-    try:
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        problem = f"not a readable picture ({type(error).__name__}: {error})"
-        raise FileError(f"{name}: {problem}; replace or remove it") from None
+def picture(data, resolution, name, seen=None):
+    """Decode a picture (bytes), crop its central square and resize it by area averaging -> uint8 (H, W, 3).
+
+    `seen` (pictures.Seen) counts what is told of a user's own pictures.
+    """
+    image = understood(opened(data, name), name, seen or Seen())
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = np.asarray(image, np.float32)[top : top + side, left : left + side]
@@ -210,45 +209,3 @@ def class_names(source, files):
     """Names by label where the papers or the files give them, else None."""
     listed = getattr(READERS[source], "names", None)
     return SOURCES[source].get("names") or (listed(files) if listed else None)
-
-
-def folder_files(folder):
-    """A user's own folder of class folders -> ({split: [(path, label)]}, class names).
-
-    Either FOLDER/train/CLASS/* with FOLDER/test or FOLDER/val beside it; or FOLDER/CLASS/*: every fifth picture of
-    each class, sorted by name, goes to the test set.
-    """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise FileError(f"{folder}: no such folder (a dataset's `folder` holds one folder of pictures per class)")
-    train = folder / "train" if (folder / "train").is_dir() else folder
-    test = next((folder / name for name in ("test", "val") if train != folder and (folder / name).is_dir()), None)
-    classes = sorted(p.name for p in train.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(classes) < 2:
-        raise FileError(f"{train}: holds {len(classes)} class folder(s); at least 2 are needed")
-
-    def pictures(root, name):
-        paths = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not paths:
-            raise FileError(f"{root / name}: no pictures ({', '.join(sorted(SUFFIXES))})")
-        return paths
-
-    splits = {"train": [], "test": []}
-    for label, name in enumerate(classes):
-        if test is not None:
-            splits["train"] += [(path, label) for path in pictures(train, name)]
-            splits["test"] += [(path, label) for path in pictures(test, name)]
-        else:
-            for i, path in enumerate(pictures(train, name)):
-                splits["test" if i % 5 == 4 else "train"].append((path, label))
-    if not splits["test"]:
-        remedy = "each class needs at least 5, or give a test folder"
-        raise FileError(f"{folder}: too few pictures for a test set; {remedy}")
-    return splits, classes
-
-
-def read_folder(pairs, resolution, channels):
-    """Yield (image uint8 (H, W, K), label) for the (path, label) pairs of `folder_files`."""
-    for path, label in pairs:
-        image = picture(path.read_bytes(), resolution, path)
-        yield (image if channels == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]), label
