@@ -56,7 +56,7 @@ def stop_on_signals():
 def provenance(device):
     """Where and with what a result was computed."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    asks = (["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "lib", "stages"])
+    asks = (["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "lib", "stages", "own"])
     commit, edits = (
         subprocess.run(ask, capture_output=True, text=True, cwd=ROOT).stdout.strip() if shutil.which("git") else ""
         for ask in asks
