@@ -28,7 +28,7 @@ from .toy import CELL, ENV, clone, dvc, edit, keep_suites, ran, toy
 from .toy import TOUCHED as ISA
 
 ROOT = Path(__file__).parent.parent
-NET, DC = "my_nets.py:SmallCNN", "digits-dc-digits-ipc1"
+NET, DC = "own.my_nets.SmallCNN", "digits-dc-digits-ipc1"
 BLOCKS = """
 from torch import nn
 
@@ -207,7 +207,7 @@ def test_what_the_last_layer_is_given_are_the_features(own):
 
 def test_weights_come_from_the_generator_alone_by_the_modules_own_method_where_it_has_one(own):
     for name in ("SmallCNN", "Batch", "Drawn"):
-        nets = [build(f"my_nets.py:{name}", (1, 8, 8), 3).reset(generator(seed, "net")) for seed in (0, 0, 1)]
+        nets = [build(f"own.my_nets.{name}", (1, 8, 8), 3).reset(generator(seed, "net")) for seed in (0, 0, 1)]
         first, again, other = (torch.cat([p.flatten() for p in net.parameters()]) for net in nets)
         assert torch.equal(first, again) and not torch.equal(first, other)
     assert nets[0].head.bias.abs().max() == 0 and nets[0].head.weight.std().item() == pytest.approx(0.1, rel=0.2)
@@ -215,7 +215,7 @@ def test_weights_come_from_the_generator_alone_by_the_modules_own_method_where_i
 
 @pytest.mark.parametrize("name", ["SmallCNN", "Batch", "Drawn", "Attentive"])
 def test_students_at_once_are_the_networks_alone(own, name):
-    net = f"my_nets.py:{name}"
+    net = f"own.my_nets.{name}"
     students = Students(net, (1, 8, 8), 3, [0, 0], "s", "cpu", torch.float64)
     x = torch.randn(2, 4, 1, 8, 8, dtype=torch.float64, generator=generator(1, "x"))
     students.template.train()
@@ -228,23 +228,23 @@ def test_students_at_once_are_the_networks_alone(own, name):
 @pytest.mark.parametrize(
     "net, words",
     [
-        ("nets.py:SmallCNN", ["own/nets.py: not found", "tracked by git"]),
-        ("nets:SmallCNN", ["file.py:Class is a class of your own, in folder own"]),
-        ("broken.py:SmallCNN", ["own/broken.py cannot be imported: NameError (line 3)", "'no_such'"]),
-        ("my_nets.py:Absent", ["own/my_nets.py defines no Absent"]),
-        ("my_nets.py:OrderedDict", ["cannot be followed", "own.my_nets defines no OrderedDict"]),
-        ("my_nets.py:Fragile", ["fails in Fragile((1, 8, 8), 2): AttributeError (line", "missing"]),
-        ("my_nets.py:number", ["number must give a torch.nn.Module, not a int"]),
-        ("my_nets.py:Ten", ["outputs of shape (2, 10) for two images; must be (2, 2)"]),
-        ("my_nets.py:Soft", ["what its last layer gives, a torch.nn.Linear"]),
-        ("my_nets.py:TorchBatch", ["take lib.networks.layers.torch_batch_norm"]),
-        ("my_nets.py:Tied", ["a parameter under two names"]),
-        ("my_nets.py:Slope", ["first.1.weight is not made anew", "method reset(generator)"]),
-        ("my_nets.py:Unseeded", ["first.0.weight is not made anew", "from this torch.Generator"]),
-        ("my_nets.py:Counting", ["seen is not made anew"]),
-        ("my_nets.py:Viewed", ["fails with channels-last images", ".reshape(...)"]),
-        ("my_nets.py:Branching", ["fails on the meta device"]),
-        ("my_nets.py:Masked", ["fails under torch.func.vmap, by which several networks are trained at once"]),
+        ("own.nets.SmallCNN", ["own/nets.py: not found", "tracked by git"]),
+        ("my_nets.py:SmallCNN", ["own.FILE.CLASS is a class of your own, in folder own"]),
+        ("own.broken.SmallCNN", ["own/broken.py cannot be imported: NameError (line 3)", "'no_such'"]),
+        ("own.my_nets.Absent", ["own/my_nets.py defines no Absent"]),
+        ("own.my_nets.OrderedDict", ["cannot be followed", "own.my_nets defines no OrderedDict"]),
+        ("own.my_nets.Fragile", ["fails in Fragile((1, 8, 8), 2): AttributeError (line", "missing"]),
+        ("own.my_nets.number", ["number must give a torch.nn.Module, not a int"]),
+        ("own.my_nets.Ten", ["outputs of shape (2, 10) for two images; must be (2, 2)"]),
+        ("own.my_nets.Soft", ["what its last layer gives, a torch.nn.Linear"]),
+        ("own.my_nets.TorchBatch", ["take lib.networks.layers.torch_batch_norm"]),
+        ("own.my_nets.Tied", ["a parameter under two names"]),
+        ("own.my_nets.Slope", ["first.1.weight is not made anew", "method reset(generator)"]),
+        ("own.my_nets.Unseeded", ["first.0.weight is not made anew", "from this torch.Generator"]),
+        ("own.my_nets.Counting", ["seen is not made anew"]),
+        ("own.my_nets.Viewed", ["fails with channels-last images", ".reshape(...)"]),
+        ("own.my_nets.Branching", ["fails on the meta device"]),
+        ("own.my_nets.Masked", ["fails under torch.func.vmap, by which several networks are trained at once"]),
     ],
 )
 def test_what_a_network_cannot_be_used_for_is_said_in_one_line_before_any_compute(own, net, words):
@@ -259,7 +259,7 @@ def test_what_a_network_cannot_be_used_for_is_said_in_one_line_before_any_comput
     ],
 )
 def test_what_has_no_second_derivative_distils_by_frepo_and_not_by_dc(own, name, words):
-    net = f"my_nets.py:{name}"
+    net = f"own.my_nets.{name}"
     assert_refused(own, DC, lambda cell: cell["distill"].update(net=net), ["distill.net", *words])
     text = (own / "params.yaml").read_text()
     edit(own, lambda params: set_net(params, CELL, net))

@@ -3,7 +3,7 @@
 A name is `ARCH[DEPTH][-wWIDTH]` and the architecture's options, in their order. Examples: `conv3` (depth 3, width 128,
 no norm), `conv2-w32-batch`, `resnet18_ap`; of DC, DSA and DM `convnet3-instance`, `convnet3-batch-swish`, `alexnet_dc`;
 of dataset distillation `lenet_dd-orthogonal` and `dense1-w32` for images, `textlstm` for sentences. A network of the
-user's is named by file and class, `my_nets.py:SmallCNN`.
+user's is named by file and class: `own.my_nets.SmallCNN` (no colon: DVC's YAML reader refuses it in `[...]`).
 """
 
 import re
@@ -14,13 +14,13 @@ from ..registry import Registry
 # {name: its values}.
 ARCHITECTURES = Registry(__name__)
 DEFAULT_WIDTH = 128
-OWN = "file.py:Class"  # of the user's, in folder own
+OWN = "own.FILE.CLASS"  # of the user's
 
 
 def parse(name):
     """Split a network's name -> (architecture, keyword arguments of its builder); ValueError says what is allowed."""
-    if own := re.fullmatch(r"([A-Za-z_]\w*)\.py:([A-Za-z_]\w*)", name):
-        return OWN, {"module": f"own.{own[1]}", "definition": own[2]}
+    if own := re.fullmatch(r"(own\.\w+)\.(\w+)", name):
+        return OWN, {"module": own[1], "definition": own[2]}
     match = re.fullmatch(r"([a-z]+(?:1[18])?(?:_[a-z]+)*)(\d?)(?:-w(\d+))?((?:-[a-z0-9]+)*)", name)
     arch, depth, width, words = match.groups() if match else ("", "", "", "")
     if arch not in ARCHITECTURES:
