@@ -6,7 +6,7 @@ from torch import nn
 
 from lib.config.limits import feature_width
 from lib.methods.gradient_distance import class_gradients
-from lib.networks import ARCHITECTURES, build, parse
+from lib.networks import ARCHITECTURES, OWN, build, parse
 from lib.networks.dc import VGG11
 from lib.networks.layers import NORMS, BatchNorm
 from lib.rng import generator
@@ -57,7 +57,7 @@ NAMES = [
     for arch in sorted(ARCHS)
     for norm in NORMS
     if (arch[-3:], arch[:6], norm) != ("_dc", "resnet", "layer")
-] + [*sorted(NORMLESS - {"dense"}), "dense2-w8-orthogonal"]
+] + [*sorted(NORMLESS - {"dense", OWN}), "dense2-w8-orthogonal"]
 
 
 @pytest.mark.parametrize("name", NAMES)

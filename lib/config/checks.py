@@ -4,10 +4,10 @@
 """
 
 from ..data.sources import SOURCES, in_shape, is_text
-from ..networks import ARCHITECTURES, parse
+from ..networks import ARCHITECTURES, OWN, parse
 from ..synthetic.lowrank import images_per_class
 from . import models
-from .limits import feature_width, real_images, singular_kernel
+from .limits import feature_width, real_images, singular_kernel, try_own
 
 
 def shape_of(tables, row):
@@ -74,12 +74,15 @@ def protocol(tables, key, row):
 
 def network(tables, column, name, row):
     """Whether a network fits the row's images or sentences."""
-    shape = shape_of(tables, row)
-    if shape and ARCHITECTURES[parse(name)[0]].text != is_text(tables["datasets"][row.dataset]):
+    shape, (arch, _) = shape_of(tables, row), parse(name)
+    if shape and ARCHITECTURES[arch].text not in (None, is_text(tables["datasets"][row.dataset])):
         texts = ", ".join(arch for arch, builder in ARCHITECTURES.items() if builder.text)
         yield column, name, f"{texts} are for sentences, the other networks for images"
     elif shape:
         try:
+            if arch == OWN:
+                once = column != "distill.net" or isinstance(row.distill, models.FRePo | models.DM)
+                try_own(name, shape, twice=not once)
             feature_width(name, shape)
         except ValueError as error:
             yield column, name, str(error)

@@ -2,10 +2,17 @@
 
 from functools import cache
 
+import torch
 from torch.overrides import TorchFunctionMode
 
-from ..networks import build
+from ..methods.gradient_distance import class_gradients
+from ..networks import build, parse
+from ..networks.own import in_words, load, path_of
+from ..rng import generator
 from ..synthetic.lowrank import images_per_class
+from ..training.compute import forward_flops, widest_layer
+from ..training.students import Students
+from .fingerprint import reach
 from .settings import ParamsError
 
 
@@ -50,6 +57,56 @@ def feature_width(net, shape):
     """Features of a network on images of `shape`; ValueError where it does not fit."""
     with Undrawn():
         return build(net, shape, 2).feature_width
+
+
+@cache
+def try_own(name, shape, twice):
+    """Use a user's network as stages will, on a few images; ValueError says what goes wrong.
+
+    twice: as the methods do that differentiate gradients.
+    """
+    entry = tuple(parse(name)[1].values())
+    path = path_of(entry[0])
+    load(*entry)
+    with in_words(path, "cannot be followed to what it uses"):
+        reach([entry])
+    gen = generator(0, "images")
+    x = torch.randn(2, 2, *shape, generator=gen)
+    nets = [build(name, shape, 2) for _ in range(2)]
+    with in_words(path, "fails in training"):
+        nets[0](x[0]).sum().backward()
+    with in_words(path, "fails on the meta device, where work is counted"):
+        forward_flops(name, shape), widest_layer(name, shape)
+    for net in nets:
+        with torch.no_grad():
+            for p in net.parameters():
+                p.fill_(torch.nan)
+        with in_words(path, "fails in reset(generator)"):
+            net.reset(generator(0, "weights"))
+    for (tensor, value), other in zip(nets[0].state_dict().items(), nets[1].state_dict().values()):
+        if not torch.equal(value, other):  # NaN is not equal to itself
+            must = "give your class a method reset(generator) that draws each weight from this torch.Generator"
+            raise ValueError(f"{path}: {tensor.removeprefix('module.')} is not made anew for a fresh network; {must}")
+    with in_words(path, "fails with channels-last images, as FRePo has them"):
+        image = x[0].contiguous(memory_format=torch.channels_last)
+        nets[0].to(memory_format=torch.channels_last)(image).sum().backward()
+    with in_words(path, "fails under torch.func.vmap, by which several networks are trained at once"):
+        students, both = Students(name, shape, 2, [0, 0], 0, "cpu"), slice(0, 2)
+        students.template.train()
+        students.call(both, x, params=students.leaves(both)).sum().backward()
+    if twice:
+        with in_words(path, "fails under torch.func.vmap in float64, where gradients are differentiated"):
+            together, alone = (second_gradients(nets[1].double().eval(), x.double(), size) for size in (2, 1))
+        if not torch.allclose(together, alone, 0, 1e-6 * alone.abs().max().item()):
+            likely = "if it is torch's LayerNorm, take ChannelNorm or MapNorm of lib.networks.layers"
+            raise ValueError(f"{path}: torch.func.vmap derives the gradient of one of its layers wrongly; {likely}")
+
+
+def second_gradients(net, x, size):
+    """The gradient by images x (2, 2, K, H, W) of the squared gradients of their classes, `size` classes at once."""
+    x = x.clone().requires_grad_()
+    parts = [class_gradients(net, x[i : i + size], torch.arange(i, i + size), 2, True) for i in range(0, 2, size)]
+    return torch.autograd.grad(sum(g.square().sum() for part in parts for g in part), x)[0]
 
 
 class Undrawn(TorchFunctionMode):

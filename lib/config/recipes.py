@@ -12,7 +12,7 @@ from ..data import READERS
 from ..data.sources import SOURCES, SUBSETS
 from ..files import replacing, sha256
 from ..methods import METHODS
-from ..networks import ARCHITECTURES, parse
+from ..networks import ARCHITECTURES, OWN, parse
 from ..report.published import figure_of, published_figures
 from .fingerprint import NEUTRAL, fingerprint
 from .settings import PLAN
@@ -66,6 +66,7 @@ class Planner:
             + list(entries)
         )
         named = [(definition.__module__, definition.__qualname__) for definition in found]
+        named += [tuple(arguments.values()) for arch, arguments in map(parse, nets) if arch == OWN]
         return {"key": key, **values, "code": fingerprint([(f"stages.{stage}", "stage"), *named], neutral)}
 
     def of_set(self, key):

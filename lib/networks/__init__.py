@@ -2,20 +2,25 @@
 
 A name is `ARCH[DEPTH][-wWIDTH]` and the architecture's options, in their order. Examples: `conv3` (depth 3, width 128,
 no norm), `conv2-w32-batch`, `resnet18_ap`; of DC, DSA and DM `convnet3-instance`, `convnet3-batch-swish`, `alexnet_dc`;
-of dataset distillation `lenet_dd-orthogonal` and `dense1-w32` for images, `textlstm` for sentences.
+of dataset distillation `lenet_dd-orthogonal` and `dense1-w32` for images, `textlstm` for sentences. A network of the
+user's is named by file and class: `own.my_nets.SmallCNN` (no colon: DVC's YAML reader refuses it in `[...]`).
 """
 
 import re
 
 from ..registry import Registry
 
-# Builders. Their traits: scalable (takes a depth and a width), text (for sentences), options {name: its values}.
+# Builders. Their traits: scalable (takes a depth and a width), text (for sentences; None: for images too), options
+# {name: its values}.
 ARCHITECTURES = Registry(__name__)
 DEFAULT_WIDTH = 128
+OWN = "own.FILE.CLASS"  # of the user's
 
 
 def parse(name):
     """Split a network's name -> (architecture, keyword arguments of its builder); ValueError says what is allowed."""
+    if own := re.fullmatch(r"(own\.\w+)\.(\w+)", name):
+        return OWN, {"module": f"lib.{own[1]}", "definition": own[2]}
     match = re.fullmatch(r"([a-z]+(?:1[18])?(?:_[a-z]+)*)(\d?)(?:-w(\d+))?((?:-[a-z0-9]+)*)", name)
     arch, depth, width, words = match.groups() if match else ("", "", "", "")
     if arch not in ARCHITECTURES:
@@ -44,7 +49,8 @@ def allowed_names():
         f"must be {names(lambda b: b.scalable, 'DEPTH[-wWIDTH]')} or one of {names(lambda b: not b.scalable)}, then "
         f"optionally (not of {names(lambda b: 'norm' not in b.options)}) -{words['norm']}; e.g. conv3-batch; "
         f"{names(lambda b: 'pool' in b.options, 'DEPTH')} also takes -{words['activation']}, then -{words['pool']}; "
-        f"{names(lambda b: 'law' in b.options)} take -{words['law']}"
+        f"{names(lambda b: 'law' in b.options)} take -{words['law']}; "
+        f"{OWN} is a class of your own, in folder lib/own"
     )
 
 

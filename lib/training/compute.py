@@ -72,10 +72,15 @@ def autocast(device, dtype):
 def widest_layer(net, shape):
     """The largest number of outputs of one of a network's layers for an image."""
     sizes = []
+
+    def note(module, inputs, output):
+        if isinstance(output, torch.Tensor):  # not the pair that an attention layer gives
+            sizes.append(output.numel())
+
     with torch.device("meta"):
         network = build(net, shape, 10).eval()
         for module in network.modules():
-            module.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))
+            module.register_forward_hook(note)
         network(torch.empty(1, *shape))
     return max(sizes)
 
