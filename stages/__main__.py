@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import functools
 import gc
 import importlib
 import os
@@ -24,11 +25,20 @@ STAGES = {  # the table of params.yaml that a stage's key is of
     "accept": None,
     "cost": "suites",
     "complexity": "datasets",
+    "export": "cells",
 }
 RECIPES = {
     "cost": "report",
     "complexity": "prepare",
+    "export": "evaluate",
 }  # of commands that are no stages of DVC's: whose recipes they read
+OPTIONS = {  # of a command, beside its key: arguments of its `stage`
+    "export": {
+        "to": {"choices": ("folder", "npz", "safetensors"), "required": True, "help": "folder: class folders of PNG"},
+        "out": {"metavar": "DIR", "help": "a new folder; build/export/CELL-seedN-FORMAT where none is named"},
+        "seed": {"type": int, "metavar": "N", "help": "of the cell; its first where none is named"},
+    },
+}
 
 
 def arguments():
@@ -41,6 +51,8 @@ def arguments():
             command.add_argument("key", help=f"a key of `{table}` in params.yaml")
         else:
             command.set_defaults(key=None)
+        for option, settings in OPTIONS.get(name, {}).items():
+            command.add_argument(f"--{option}", **settings)
     return parser.parse_args()
 
 
@@ -50,7 +62,8 @@ if __name__ == "__main__":
     from stages import common
 
     module = importlib.import_module(f"stages.{args.stage}")
-    common.run(module.stage, RECIPES.get(args.stage, args.stage), args.key)
+    options = {option: getattr(args, option) for option in OPTIONS.get(args.stage, {})}
+    common.run(functools.partial(module.stage, **options), RECIPES.get(args.stage, args.stage), args.key)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # all is written; to take torch's modules apart takes a second

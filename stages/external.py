@@ -3,7 +3,8 @@
 import time
 
 from lib.evaluation.external import read_external
-from lib.files import sha256, write_metrics
+from lib.evaluation.set_files import digest
+from lib.files import write_metrics
 from lib.training.students import evaluate
 
 from .common import REPORTS, provenance, tracker
@@ -15,17 +16,17 @@ def stage(recipe, runtime):
     key, row, protocol, device = recipe.key, recipe.row, recipe.protocol, device_of(runtime)
     prov, real, started = provenance(device), real_set(row, device), time.monotonic()
     print(f"{key}: {row}\n{prov}", flush=True)
-    external, results = read_external(row.file, real, row.labels, row.lr), {}
-    x, y, lr, _ = (None if tensor is None else tensor[None] for tensor in external)
-    rate = protocol.lr if lr is None else lr.item()
+    external, notes = read_external(row, real, protocol)
+    print("\n".join(notes), flush=True)
+    (x, y, lr, start), results = (None if tensor is None else tensor[None] for tensor in external), {}
     with tracker("external", key, vars(row), prov) as track:
         for net in row.nets:
-            accuracy = evaluate(net, x, y, real, protocol, 0, lr)[0]
+            accuracy = evaluate(net, x, y, real, protocol, 0, lr, start)[0]
             results[net] = accuracy.tolist()
             track.log(0, {net: accuracy.mean().item()})
             spread = f"{accuracy.mean():6.2f} % +- {accuracy.std(correction=0):.2f}"
-            print(f"{net:20} {spread}, {len(external.x)} images, lr {rate:.4g}", flush=True)
+            print(f"{net:20} {spread}, {len(external.x)} images", flush=True)
     means = {net: round(sum(accuracies) / len(accuracies), 2) for net, accuracies in results.items()}
-    record = {"row": key, "dataset": row.dataset, "file": sha256(row.file), "images": len(external.x), "nets": results}
-    record |= {"wall_s": round(time.monotonic() - started, 1), **prov}
+    record = {"row": key, "dataset": row.dataset, "file": digest(row.file, row.label_file), "images": len(external.x)}
+    record |= {"nets": results, "notes": notes, "wall_s": round(time.monotonic() - started, 1), **prov}
     write_metrics(REPORTS / "external" / f"{key}.json", {"accuracy": means}, record)

@@ -200,6 +200,7 @@ def test_a_set_of_somebody_is_judged_and_on_the_page(pipeline):
         "dataset": "digits",
         "preprocessing": "digits",
         "file": "means.pt",
+        "label_file": "means.pt",
         "labels": "classes",
         "protocol": "digits-sgd",
         "nets": ["mlp"],

@@ -1,4 +1,4 @@
-"""Fair scores, evaluation with a teacher, and sets that others made: EDF's sheet, sections 8 to 11."""
+"""Fair scores, evaluation with a teacher, and Comp-DD's data: EDF's sheet, sections 8 to 11."""
 
 import pytest
 import torch
@@ -10,10 +10,10 @@ from lib.data.prepare import prepare
 from lib.data.preprocess import fit
 from lib.data.real import RealSet, load_arrays
 from lib.data.sources import SUBSETS
-from lib.evaluation.external import load_comp_dd, read_external
+from lib.evaluation.external import load_comp_dd
 from lib.evaluation.fair_scores import RATES, accuracy, augmentation_robust, fair_scores, label_robust
 from lib.evaluation.teacher import cutmix, divergence, kd_students, lr_factor, random_crop
-from lib.files import FileError, read_json, save_tensors
+from lib.files import FileError, read_json
 from lib.rng import generator
 from lib.synthetic.set import DistilledSet
 from tests.test_imagenet import tree
@@ -109,40 +109,6 @@ def test_a_student_learns_what_its_teacher_knows(real):
         assert students.accuracy(real.test_x, real.test_y).min() / 100 > known - 0.15
         again = kd_students(NET, real.train_x, teacher, real, cfg.changed(kd=recipe), 2, 0)
         assert torch.equal(students.accuracy(real.test_x, real.test_y), again.accuracy(real.test_x, real.test_y))
-
-
-def test_somebodys_set_is_read_without_running_code(real, tmp_path):
-    x, y = real.train_x[:6], torch.randn(6, 3, generator=generator(0, "y"))
-    save_tensors(tmp_path / "a.safetensors", {"x": x, "y": y, "lr": torch.tensor(0.02)})
-    torch.save({"images": x, "labels": y.softmax(1), "syn_lr": torch.tensor([0.02])}, tmp_path / "b.pt")
-    torch.save({"image": x, "label": torch.tensor([0, 0, 1, 1, 2, 2])}, tmp_path / "c.pt")
-    logits, shares = (
-        read_external(tmp_path / "a.safetensors", real, "logits"),
-        read_external(tmp_path / "b.pt", real, "probabilities"),
-    )
-    assert (
-        torch.allclose(logits.y, shares.y)
-        and torch.equal(logits.x, x)
-        and logits.lr.item() == shares.lr.item() == pytest.approx(0.02)
-    )
-    plain = read_external(tmp_path / "c.pt", real, "classes", lr=0.5)
-    assert plain.y.argmax(1).tolist() == [0, 0, 1, 1, 2, 2] and plain.lr.item() == 0.5
-
-    torch.save({"x": x, "y": y, "f": Protocol}, tmp_path / "code.pt")
-    torch.save({"x": x, "labels": y, "lr": -1.0}, tmp_path / "lr.pt")
-    torch.save([x], tmp_path / "list.pt")
-    torch.save({"x": x[:, :, :4], "y": y}, tmp_path / "shape.pt")
-    for name, kind, message in (
-        ("code.pt", "logits", "more than tensors"),
-        ("lr.pt", "logits", "above 0"),
-        ("list.pt", "logits", "holds list"),
-        ("shape.pt", "logits", "need"),
-        ("a.safetensors", "probabilities", "are they logits"),
-        ("a.safetensors", "classes", "need"),
-        ("none.pt", "logits", "not found"),
-    ):
-        with pytest.raises(FileError, match=message):
-            read_external(tmp_path / name, real, kind)
 
 
 def test_comp_dd_gives_what_its_users_expect(tmp_path):

@@ -105,9 +105,23 @@ def on_labels(tables, row, *columns):
 
 def external(tables, key, row):
     yield from own_data(tables, key, row)
-    yield from on_labels(tables, row, "protocol")
     for net in row.nets:
         yield from network(tables, "nets", net, row)
+    for column in ("file", "label_file"):
+        if getattr(row, column).startswith("~"):
+            yield column, "DVC has no ~: write the folder's whole path"
+    data = tables["datasets"].get(row.dataset)
+    if data and is_text(data) and row.space in ("0..1", "0..255"):
+        yield "space", "is of images; sentences are vectors as networks see them: remove it"
+    if (judged := tables["protocols"].get(row.protocol)) is None:
+        return
+    needed = "squared_error" if row.labels == "centred" else "cross_entropy"
+    if row.labels != "classes" and judged.loss != needed:
+        yield "protocol", f"has loss {judged.loss}; {row.labels} labels need a protocol of {needed}"
+    if judged.batch_per_class:
+        yield "protocol", "has batch_per_class, which wants sets whose images are in the order of their classes"
+    if judged.optimizer == "schedule" and row.lr is not None:
+        yield "lr", "is for optimizers sgd and adam; a schedule has the file's rates: remove it"
 
 
 def experts(tables, key, row):

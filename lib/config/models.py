@@ -428,15 +428,17 @@ class Scores(Application):
 
 
 class External(Row):
-    """A distilled set that somebody else made, in a file, and how it is judged."""
+    """A distilled set that somebody else made, in files, and how it is judged. evaluation/external.py reads it."""
 
     dataset: key_of("datasets")
-    preprocessing: key_of("preprocessing")  # the space that its images are in
-    file: str  # .safetensors, or PyTorch's own
-    labels: one_of("logits", "probabilities", "classes")  # what its labels are
+    preprocessing: key_of("preprocessing")  # the space that networks see images in
+    file: str  # of arrays, or a folder of class folders of pictures
+    label_file: str  # the same, or another file that holds the labels; DVC needs it in each row
+    labels: one_of("centred", "free", "logits", "probabilities", "classes")  # centred, free: targets, as they are
+    space: one_of("network", "0..1", "0..255") | None = None  # of the images; null: integers 0..255, others network
     protocol: key_of("protocols")
     nets: tuple_of(Net)
-    lr: float | None = None  # in place of the file's; null, and none in the file: the protocol's
+    lr: Positive | None = None  # in place of the file's; null, and none in the file: the protocol's
 
 
 class Runtime(Row):
