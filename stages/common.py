@@ -27,13 +27,17 @@ EXPERTS, DISTILLED, EVALUATED, REPORTS = (
     Path("build/evaluate"),
     Path("reports"),
 )
+WHOLE = ("plan", "accept", "list", "show")
 
 
-def run(stage, name, key):
-    """`stage(recipe, runtime)` for the recipe of this name and key. DVC has run `plan`; by hand, it is run here."""
+def run(stage, name, key=None, **filters):
+    """`stage(recipe, runtime)` for the recipe of this name and key. DVC has run `plan`; by hand, it is run here.
+
+    Those of WHOLE read params.yaml themselves and leave the plan as it is, which `accept` compares with.
+    """
     try:
-        if name in ("plan", "accept"):
-            return stage()
+        if name in WHOLE:
+            return stage(**filters, **({"key": key} if key else {}))
         if "DVC_STAGE" not in os.environ:  # a stage that is run by hand
             from .plan import stage as plan
 

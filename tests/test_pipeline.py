@@ -18,6 +18,8 @@ from lib.data.real import load_arrays
 from lib.files import read_metrics
 
 from .toy import CELL, CELLS, CONTINUAL, ENV, MEMBERSHIP, TOUCHED, clone, commit, dvc, edit, ran, toy, tracked
+from .toy import stages as run_stages
+from .toy import states as states_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,6 +72,35 @@ def test_index_shows_the_suites(pipeline):
     assert pair["baseline"] == CELL and pair["seeds"] == [0] and pair["verdict"] in page.replace("&#43;", "+")
     assert CELL in page and "data:image/png;base64," in page
     assert f"| `{CELL}` |" in (pipeline[0] / "reports/README.md").read_text()
+
+
+def test_list_and_show_say_what_is_there_of_a_cell(pipeline):
+    folder, suite = pipeline[0], ("--suite", "digits")
+    assert states_of(folder, *suite) == dict.fromkeys(CELLS, "evaluated")
+    rows = json.loads((folder / "reports/digits/results.json").read_text())["rows"]
+    (row,) = [row for row in rows if row["cell"] == CELL]
+    measured = f"{row['accuracy_mean']:.1f} ± {row['accuracy_std']:.1f}"
+    shown = run_stages(folder, "show", CELL)
+    assert f"\nmeasured: conv2-w32 {measured} %, 3 network(s) a seed, seed(s) 0;" in shown
+    assert "\nstate: evaluated\n" in shown and f"\nrun: dvc repro evaluate@{CELL}\n" in shown
+    assert "pool_size: 2" in shown and "krr_dtype: float32" in shown and "cost: " in shown, "a row's value, a default"
+
+    def differ(params):  # a rate, a network more, a seed more
+        params["cells"][MEMBERSHIP]["distill"]["outer_lr"] = 2.0e-3
+        params["cells"][TOUCHED]["evaluate"]["nets"] = ["conv2-w32", "mlp"]
+        params["cells"][CELL]["distill"]["seeds"] = [0, 1]
+
+    edit(folder, differ)
+    (folder / f"build/evaluate/digits/{CONTINUAL}.json").unlink()
+    wanted = {CELL: "partly: 1 of 2 seeds", TOUCHED: "stale", MEMBERSHIP: "stale", CONTINUAL: "distilled"}
+    assert states_of(folder, *suite) == wanted
+    assert states_of(folder, *suite, "--state", "stale", "--method", "isa") == {TOUCHED: "stale"}
+    undo(folder)
+    dvc(folder, "checkout", f"evaluate@{CONTINUAL}")
+    path = folder / "lib/methods/isa.py"
+    path.write_text(path.read_text().replace("epsilon**2 / 3", "epsilon**2 / 4"))
+    assert states_of(folder, *suite) == {**dict.fromkeys(CELLS, "evaluated"), TOUCHED: "stale"}
+    undo(folder)
 
 
 def test_runs_are_tracked_with_their_addresses(pipeline):
