@@ -103,6 +103,36 @@ def test_list_and_show_say_what_is_there_of_a_cell(pipeline):
     undo(folder)
 
 
+def numbers(node):
+    """The values of nested dictionaries, which must all be single numbers, by their names in DVC's tables."""
+    found = {}
+    for key, value in node.items():
+        found |= {f"{key}.{name}": v for name, v in numbers(value).items()} if isinstance(value, dict) else {key: value}
+    return found
+
+
+def metrics_of(folder, path):
+    """{file: {name: number}} as `dvc metrics show` has them."""
+    shown = json.loads(dvc(folder, "metrics", "show", "--json", path))[""]["data"]
+    return {Path(name).name: numbers(each["data"]) for name, each in shown.items()}
+
+
+def test_dvc_shows_single_numbers_of_every_kind_of_evaluation(pipeline):
+    shown = metrics_of(pipeline[0], "build/evaluate/digits")
+    applications = (f"{CONTINUAL}.continual.json", f"{MEMBERSHIP}.membership.json")
+    assert shown.keys() == {*(f"{key}.json" for key in CELLS), *applications}
+    assert all(type(value) in (int, float) for names in shown.values() for value in names.values())
+    kinds = {f"accuracy.conv2-w32.{kind}" for kind in ("distilled", "real_subset")}
+    assert all(shown[f"{key}.json"].keys() == kinds for key in CELLS)
+    memories = ("distilled", "random", "herding", "blocked")
+    assert shown[applications[0]].keys() == {f"{name}.{m}" for name in ("accuracy", "forgetting") for m in memories}
+    assert {f"accuracy.{kind}" for kind in ("distilled", "initial", "real")} < shown[applications[1]].keys()
+    assert "auc.real.lira_offline" in shown[applications[1]]
+    results = json.loads((pipeline[0] / "reports/digits/results.json").read_text())["continual"]
+    at_the_end = {row["memory"]: row["mean"][-1] for row in results}
+    assert at_the_end == {memory: shown[applications[0]][f"accuracy.{memory}"] for memory in memories}
+
+
 def test_runs_are_tracked_with_their_addresses(pipeline):
     from mlflow import MlflowClient
 
@@ -239,12 +269,32 @@ def test_a_set_of_somebody_is_judged_and_on_the_page(pipeline):
     dvc(folder, "repro", "external@means")
     found = read_metrics(folder / "reports/external/means.json")
     assert found["images"] == 10 and min(found["nets"]["mlp"]) > 50
+    mean = round(np.mean(found["nets"]["mlp"]), 2)
+    assert metrics_of(folder, "reports/external")["means.json"] == {"accuracy.mlp": mean}
     dvc(folder, "repro", "--single-item", "index")
     assert "means" in re.search(r'id="external".*?</table>', (folder / "reports/index.html").read_text(), re.DOTALL)[0]
     assert (
         f"| `means` | digits | mlp | **{np.mean(found['nets']['mlp']):.1f}**"
         in (folder / "reports/README.md").read_text()
     )
+    undo(folder)
+
+
+def test_a_suite_of_ones_own_is_on_the_page_or_it_is_said_that_it_is_not(pipeline):
+    folder, key = pipeline[0], "mine-frepo-digits-ipc1"
+
+    def add(params):
+        params["suites"].append("mine")
+        params["cells"][key] = copy.deepcopy(params["cells"][CELL]) | {"suite": "mine"}
+
+    edit(folder, add)
+    output = dvc(folder, "repro", f"evaluate@{key}")
+    assert "plan: reports/mine is not among index's deps in dvc.yaml" in output
+    page = ("repro", "--force", "--single-item", "index")  # `make report`
+    assert f"not on the page: {key}; `dvc repro --single-item report@mine`, then `make report`" in dvc(folder, *page)
+    dvc(folder, "repro", "report@mine")
+    assert "not on the page" not in dvc(folder, *page)
+    assert f"| `{key}` |" in (folder / "reports/README.md").read_text()
     undo(folder)
 
 
