@@ -35,7 +35,7 @@ ui: .venv/installed ## MLflow's pages, for this machine alone
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1
 
 clean: ## remove what can be computed or downloaded again; results in reports/ stay
-	rm -rf .venv .checkpoints build data .dvc/cache .dvc/tmp mlflow.db mlartifacts .tracking .pytest_cache .ruff_cache
+	rm -rf .venv .checkpoints build data .dvc/cache .dvc/tmp mlflow.db* mlartifacts .tracking .pytest_cache .ruff_cache
 
 .venv/installed: requirements.lock
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed: make PYTHON=python3.12 ...')"

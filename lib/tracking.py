@@ -4,22 +4,27 @@ A stage appends lines of JSON to a file of its own in `.tracking/`. One writer f
 ends when nothing has come for a while: importing MLflow takes longer than importing torch, so many stages share it.
 The metrics files are the record, MLflow is the browser: a server that is down costs a line of warning, and what was
 not written waits for the next writer. The store is `mlflow.db` at the repository's root unless MLFLOW_TRACKING_URI
-names another.
+names another; files go to `mlartifacts/` there unless a server or a folder takes them.
+
+Nothing bounds the first writer's work, which makes the database: half a minute on a busy machine. One that was killed
+in the midst of it leaves a database that MLflow refuses for ever; the next one puts it aside.
 """
 
 import importlib.util
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 from filelock import FileLock, Timeout
 
-FOLDER = ".tracking"
+FOLDER, DATABASE = ".tracking", "mlflow.db"
 PAUSE = 1.0  # seconds between looks for new lines
 IDLE = 20.0  # seconds without a running stage after which the writer ends
 BATCH = 1000  # MLflow's own limit on one batch of metrics
@@ -42,6 +47,9 @@ class Tracker:
             return
         if (failed := folder / "failed").exists():
             print(f"tracking: {failed.read_text().strip()}; what was not written waits in {FOLDER}", file=sys.stderr)
+        for note in folder.glob("aside-*"):
+            print(f"tracking: {note.read_text()}", file=sys.stderr)
+            note.unlink(missing_ok=True)
         ensure_writer(self.root)
 
     def __enter__(self):
@@ -142,12 +150,45 @@ class Run:
 
     def start(self, experiment, name, tags, params, _):
         from mlflow.entities import Param
+        from mlflow.store.db.db_types import DATABASE_ENGINES
 
-        found = self.client.get_experiment_by_name(experiment)
-        local = None if "MLFLOW_TRACKING_URI" in os.environ else (self.path.parents[1] / "mlartifacts").as_uri()
+        found, local = self.client.get_experiment_by_name(experiment), None
+        if self.client.tracking_uri.startswith(tuple(DATABASE_ENGINES)):  # MLflow would take ./mlruns beside a database
+            local = (self.path.parents[1] / "mlartifacts").as_uri()
         number = found.experiment_id if found else self.client.create_experiment(experiment, artifact_location=local)
         self.id = self.client.create_run(number, run_name=name, tags=tags).info.run_id
         self.client.log_batch(self.id, params=[Param(*pair) for pair in params.items()])
+
+
+def client_of(root):
+    """MLflow's client of the store; None where a half-made database was put aside, so that another process is needed.
+
+    MLflow keeps its connections to a database as long as the process lives.
+    """
+    from mlflow import MlflowClient
+
+    os.chdir(root)  # no character of a relative path means something else in a URI, as ? # and %20 do
+    try:
+        return MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}")
+    except Exception:
+        if os.environ.get("MLFLOW_TRACKING_URI") or may_hold_runs(root / DATABASE):
+            raise
+    name = f"{DATABASE}.{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("", "-journal", "-wal", "-shm"):  # those beside it are sqlite's, and of no other database
+        if (path := root / f"{DATABASE}{suffix}").exists():
+            path.rename(root / f"{name}{suffix}")
+    note = f"{DATABASE} was half-made and held no run: its writer was killed. It is now {name}, and a new one is made"
+    (root / FOLDER / f"aside-{name}").write_text(note)
+    return None
+
+
+def may_hold_runs(path):
+    """Whether a database that MLflow refuses has runs in it, as an older MLflow's has, or is not to be read now."""
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            return database.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is not None
+    except sqlite3.DatabaseError as error:  # no such table; damaged; not a database
+        return error.sqlite_errorcode not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def write(root):
@@ -156,18 +197,19 @@ def write(root):
     while True:
         try:
             with FileLock(folder / "writer.lock", timeout=0):
-                work(root, folder)
+                client = client_of(root)
+                if client:
+                    work(client, folder)
         except Timeout:  # another writer was quicker
             return
+        if not client:
+            return ensure_writer(root)
         if not list(folder.glob("*.jsonl")):  # nothing came between its last look and giving the lock back
             return
 
 
-def work(root, folder):
+def work(client, folder):
     """One writer's work, under the lock."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}")
     runs, busy = {}, time.monotonic()
     while time.monotonic() - busy < IDLE:
         for path in sorted(folder.glob("*.jsonl")):

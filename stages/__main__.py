@@ -2,30 +2,32 @@
 
 import argparse
 import ast
-import functools
 import gc
 import importlib
 import os
 import sys
 from pathlib import Path
 
-STAGES = {  # the table of params.yaml that a stage's key is of
+CELL = ("cells", "digits-frepo-digits-ipc1")
+STAGES = {  # the table of params.yaml that a stage's key is of, and a key for the help
     "plan": None,
-    "prepare": "datasets",
-    "whiten": "preprocessing",
-    "experts": "experts",
-    "distill": "cells",
-    "evaluate": "cells",
-    "continual": "continual",
-    "membership": "membership",
-    "scores": "scores",
-    "external": "external",
-    "report": "suites",
+    "prepare": ("datasets", "mnist"),
+    "whiten": ("preprocessing", "mnist"),
+    "experts": ("experts", "digits"),
+    "distill": CELL,
+    "evaluate": CELL,
+    "continual": ("continual", "digits-frepo-digits-ipc1-steps5"),
+    "membership": ("membership", "digits-frepo-digits-ipc10-chunk500"),
+    "scores": ("scores", "digits-datm-digits-ipc1"),
+    "external": ("external", "ROW"),
+    "report": ("suites", "digits"),
     "index": None,
     "accept": None,
-    "cost": "suites",
-    "complexity": "datasets",
-    "export": "cells",
+    "list": None,
+    "show": CELL,
+    "cost": ("suites", "frepo"),
+    "complexity": ("datasets", "in1k_birds_hard"),
+    "export": CELL,
 }
 RECIPES = {
     "cost": "report",
@@ -38,32 +40,37 @@ OPTIONS = {  # of a command, beside its key: arguments of its `stage`
         "out": {"metavar": "DIR", "help": "a new folder; build/export/CELL-seedN-FORMAT where none is named"},
         "seed": {"type": int, "metavar": "N", "help": "of the cell; its first where none is named"},
     },
+    "list": {name: {"help": f"only the cells of this {name}"} for name in ("suite", "method", "dataset", "state")},
 }
+EXAMPLES = {"list": "--suite frepo --state not-run", "export": f"{CELL[1]} --to npz"}  # of commands with options
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="python -m stages", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages", description=__doc__, epilog="example: python -m stages list --suite digits"
+    )
     commands = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
-    for name, table in STAGES.items():
+    for name, row in STAGES.items():
         words = ast.get_docstring(ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")))
-        command = commands.add_parser(name, help=words, description=words)
-        if table:
-            command.add_argument("key", help=f"a key of `{table}` in params.yaml")
-        else:
-            command.set_defaults(key=None)
+        example = EXAMPLES.get(name, row[1] if row else "")
+        command = commands.add_parser(
+            name, help=words, description=words, epilog=f"example: python -m stages {name} {example}".rstrip()
+        )
+        if row:
+            command.add_argument("key", help=f"a key of `{row[0]}` in params.yaml")
         for option, settings in OPTIONS.get(name, {}).items():
             command.add_argument(f"--{option}", **settings)
-    return parser.parse_args()
+    return vars(parser.parse_args())
 
 
 if __name__ == "__main__":
-    args = arguments()
+    given = arguments()
+    name = given.pop("stage")
     gc.disable()  # until the work begins: importing torch makes no garbage, and to look for some takes long
     from stages import common
 
-    module = importlib.import_module(f"stages.{args.stage}")
-    options = {option: getattr(args, option) for option in OPTIONS.get(args.stage, {})}
-    common.run(functools.partial(module.stage, **options), RECIPES.get(args.stage, args.stage), args.key)
+    module = importlib.import_module(f"stages.{name}")
+    common.run(module.stage, RECIPES.get(name, name), **given)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # all is written; to take torch's modules apart takes a second

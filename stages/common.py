@@ -17,23 +17,21 @@ from lib.files import FileError, read_json
 from lib.tracking import Tracker
 from lib.training.loop import NonFiniteLoss, Stopped
 
-ROOT = Path(
-    os.environ.get("DVC_ROOT", ".")
-).resolve()  # the user's repository, also where DVC runs a stage in a temporary copy
+ROOT = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # the user's repository, also where DVC runs a copy of it
 PREPARED, PREPROCESSING = Path("data/prepared"), Path("data/preprocessing")
-EXPERTS, DISTILLED, EVALUATED, REPORTS = (
-    Path("build/experts"),
-    Path("build/distill"),
-    Path("build/evaluate"),
-    Path("reports"),
-)
+EXPERTS, DISTILLED, EVALUATED = (Path("build") / name for name in ("experts", "distill", "evaluate"))
+REPORTS = Path("reports")
+WHOLE = ("plan", "accept", "list", "show")
 
 
-def run(stage, name, key):
-    """`stage(recipe, runtime)` for the recipe of this name and key. DVC has run `plan`; by hand, it is run here."""
+def run(stage, name, key=None, **options):
+    """`stage(recipe, runtime)` for the recipe of this name and key. DVC has run `plan`; by hand, it is run here.
+
+    Those of WHOLE read params.yaml themselves and leave the plan as it is, which `accept` compares with.
+    """
     try:
-        if name in ("plan", "accept"):
-            return stage()
+        if name in WHOLE:
+            return stage(**options, **({"key": key} if key else {}))
         if "DVC_STAGE" not in os.environ:  # a stage that is run by hand
             from .plan import stage as plan
 
@@ -41,7 +39,7 @@ def run(stage, name, key):
         recipe, runtime = read_recipe(name, key or "all"), Settings.of(read_json(PLAN / "runtime.json"))
         runtime = runtime.changed(**{key: own_path(getattr(runtime, key)) for key in ("archives", "imagenet_dir")})
         gc.enable()  # __main__.py turned it off
-        return stage(recipe, runtime)
+        return stage(recipe, runtime, **options)
     except (ParamsError, FileError, NonFiniteLoss, Stopped) as error:
         sys.exit(f"error: {error}")
 

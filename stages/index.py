@@ -1,10 +1,11 @@
 """The page of all suites, reports/index.html, its tables as reports/README.md, and paired comparisons of rows."""
 
+from lib.config.settings import read_recipe
 from lib.files import read_json, read_metrics, write_json
 from lib.report.compare import external_rows, paired
 from lib.report.page import write_page
 
-from .common import REPORTS
+from .common import EVALUATED, REPORTS
 
 
 def stage(recipe, runtime):
@@ -16,3 +17,10 @@ def stage(recipe, runtime):
     pairs = paired([row for suite in suites for row in suite["rows"]])
     write_json(REPORTS / "paired.json", pairs)
     write_page(REPORTS, suites, pairs, external, [vars(figure) for figure in recipe.published])
+    for suite in recipe.suites:
+        shown = {row["cell"] for each in suites if each["suite"] == suite for row in each["rows"]}
+        there = [
+            key for key in vars(read_recipe("report", suite).cells) if (EVALUATED / suite / f"{key}.json").exists()
+        ]
+        if absent := ", ".join(key for key in there if key not in shown):
+            print(f"not on the page: {absent}; `dvc repro --single-item report@{suite}`, then `make report`")

@@ -1,17 +1,24 @@
 """Check params.yaml and write a recipe for each stage and row: all that its result depends on, into build/plan."""
 
+from pathlib import Path
+
 from lib.config.load import load_params
 from lib.config.recipes import write_plan
-from lib.files import replacing
+from lib.files import read_yaml, replacing
 
-from .common import EXPERTS
+from .common import EXPERTS, REPORTS
 
 
 def stage():
     """Write every recipe that is new or changed."""
-    count, written = write_plan(load_params())
+    params = load_params()
+    count, written = write_plan(params)
     if written:
         print(f"plan: {count} recipes, {written} of them new or changed", flush=True)
+        paths = [(REPORTS / suite).as_posix() for suite in params.suites]
+        known = read_yaml("dvc.yaml")["stages"]["index"]["deps"] if Path("dvc.yaml").is_file() else paths
+        for path in (path for path in paths if path not in known):
+            print(f"plan: {path} is not among index's deps in dvc.yaml: `make report` alone puts it on the page")
     if not (none := EXPERTS / "none").is_file():  # what a cell without experts depends on in their place
         with replacing(none) as tmp:
             tmp.write_text("no experts\n")

@@ -45,7 +45,9 @@ def folder(project, tmp_path_factory):
         }
         cell["evaluate"]["nets"] = ["convnet2-w8-instance"]
         cell["baseline"] = None
-        params["continual"], params["membership"], params["scores"] = {}, {}, {}
+        params["continual"], params["membership"] = {}, {}
+        (scores,) = params["scores"].values()
+        params["scores"] = {CELL: {**scores, "net": "convnet2-w8-instance", "kd_epochs": 5}}
         params["cells"] = {
             CELL: cell,
             ADAPTED: {**dd, "experts": "digits", "evaluate": {**dd["evaluate"], "baselines": True}},
@@ -80,6 +82,11 @@ def test_experts_and_the_cells_of_them(folder):
     )
     names = rows[ADAPTED]["baselines"]
     assert {"untrained", "taken for the target, before", "taken for the target, after"} <= names.keys()
+    path = f"build/evaluate/digits/{CELL}.scores.json"
+    shown = json.loads(toy.dvc(folder, "metrics", "show", "--json", path))[""]["data"][path]["data"]
+    (row,) = results["scores"]
+    assert len(shown["scores"]) > 4
+    assert shown == {"scores": pytest.approx({name: mean for name, (mean, _) in row["scores"].items()}, abs=0.06)}
     assert any(
         figure["file"] == "digits.experts.svg" and "3 of convnet2-w8-instance" in figure["caption"]
         for figure in results["figures"]

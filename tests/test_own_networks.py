@@ -1,4 +1,4 @@
-"""A network of the user's own, in folder lib/own: it distils and is evaluated, its code is in the recipes of its rows."""
+"""A network of the user's own, in lib/own: it distils and is evaluated, its code is in the recipes of its rows."""
 
 import shutil
 import subprocess
@@ -282,7 +282,13 @@ def test_an_edit_changes_the_recipes_of_the_rows_that_name_it_and_no_other(own):
         set_net(params, CELL, NET)
         params["cells"][DC]["evaluate"]["nets"].append(NET)
         params["experts"]["mine"] = params["experts"]["digits"] | {"net": NET}
-        row = {"dataset": "digits", "preprocessing": "digits", "file": "a.pt", "labels": "classes"}
+        row = {
+            "dataset": "digits",
+            "preprocessing": "digits",
+            "file": "a.pt",
+            "label_file": "a.pt",
+            "labels": "classes",
+        }
         params["external"] = {"theirs": row | {"protocol": "digits-sgd", "nets": ["mlp", NET]}}
 
     edit(own, name_it)

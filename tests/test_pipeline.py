@@ -18,6 +18,8 @@ from lib.data.real import load_arrays
 from lib.files import read_metrics
 
 from .toy import CELL, CELLS, CONTINUAL, ENV, MEMBERSHIP, TOUCHED, clone, commit, dvc, edit, ran, toy, tracked
+from .toy import stages as run_stages
+from .toy import states as states_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,6 +72,65 @@ def test_index_shows_the_suites(pipeline):
     assert pair["baseline"] == CELL and pair["seeds"] == [0] and pair["verdict"] in page.replace("&#43;", "+")
     assert CELL in page and "data:image/png;base64," in page
     assert f"| `{CELL}` |" in (pipeline[0] / "reports/README.md").read_text()
+
+
+def test_list_and_show_say_what_is_there_of_a_cell(pipeline):
+    folder, suite = pipeline[0], ("--suite", "digits")
+    assert states_of(folder, *suite) == dict.fromkeys(CELLS, "evaluated")
+    rows = json.loads((folder / "reports/digits/results.json").read_text())["rows"]
+    (row,) = [row for row in rows if row["cell"] == CELL]
+    measured = f"{row['accuracy_mean']:.1f} ± {row['accuracy_std']:.1f}"
+    shown = run_stages(folder, "show", CELL)
+    assert f"\nmeasured: conv2-w32 {measured} %, 3 network(s) a seed, seed(s) 0;" in shown
+    assert "\nstate: evaluated\n" in shown and f"\nrun: dvc repro evaluate@{CELL}\n" in shown
+    assert "pool_size: 2" in shown and "krr_dtype: float32" in shown and "cost: " in shown, "a row's value, a default"
+
+    def differ(params):  # a rate, a network more, a seed more
+        params["cells"][MEMBERSHIP]["distill"]["outer_lr"] = 2.0e-3
+        params["cells"][TOUCHED]["evaluate"]["nets"] = ["conv2-w32", "mlp"]
+        params["cells"][CELL]["distill"]["seeds"] = [0, 1]
+
+    edit(folder, differ)
+    (folder / f"build/evaluate/digits/{CONTINUAL}.json").unlink()
+    wanted = {CELL: "partly: 1 of 2 seeds", TOUCHED: "stale", MEMBERSHIP: "stale", CONTINUAL: "distilled"}
+    assert states_of(folder, *suite) == wanted
+    assert states_of(folder, *suite, "--state", "stale", "--method", "isa") == {TOUCHED: "stale"}
+    undo(folder)
+    dvc(folder, "checkout", f"evaluate@{CONTINUAL}")
+    path = folder / "lib/methods/isa.py"
+    path.write_text(path.read_text().replace("epsilon**2 / 3", "epsilon**2 / 4"))
+    assert states_of(folder, *suite) == {**dict.fromkeys(CELLS, "evaluated"), TOUCHED: "stale"}
+    undo(folder)
+
+
+def numbers(node):
+    """The values of nested dictionaries, which must all be single numbers, by their names in DVC's tables."""
+    found = {}
+    for key, value in node.items():
+        found |= {f"{key}.{name}": v for name, v in numbers(value).items()} if isinstance(value, dict) else {key: value}
+    return found
+
+
+def metrics_of(folder, path):
+    """{file: {name: number}} as `dvc metrics show` has them."""
+    shown = json.loads(dvc(folder, "metrics", "show", "--json", path))[""]["data"]
+    return {Path(name).name: numbers(each["data"]) for name, each in shown.items()}
+
+
+def test_dvc_shows_single_numbers_of_every_kind_of_evaluation(pipeline):
+    shown = metrics_of(pipeline[0], "build/evaluate/digits")
+    applications = (f"{CONTINUAL}.continual.json", f"{MEMBERSHIP}.membership.json")
+    assert shown.keys() == {*(f"{key}.json" for key in CELLS), *applications}
+    assert all(type(value) in (int, float) for names in shown.values() for value in names.values())
+    kinds = {f"accuracy.conv2-w32.{kind}" for kind in ("distilled", "real_subset")}
+    assert all(shown[f"{key}.json"].keys() == kinds for key in CELLS)
+    memories = ("distilled", "random", "herding", "blocked")
+    assert shown[applications[0]].keys() == {f"{name}.{m}" for name in ("accuracy", "forgetting") for m in memories}
+    assert {f"accuracy.{kind}" for kind in ("distilled", "initial", "real")} < shown[applications[1]].keys()
+    assert "auc.real.lira_offline" in shown[applications[1]]
+    results = json.loads((pipeline[0] / "reports/digits/results.json").read_text())["continual"]
+    at_the_end = {row["memory"]: row["mean"][-1] for row in results}
+    assert at_the_end == {memory: shown[applications[0]][f"accuracy.{memory}"] for memory in memories}
 
 
 def test_runs_are_tracked_with_their_addresses(pipeline):
@@ -209,12 +270,32 @@ def test_a_set_of_somebody_is_judged_and_on_the_page(pipeline):
     dvc(folder, "repro", "external@means")
     found = read_metrics(folder / "reports/external/means.json")
     assert found["images"] == 10 and min(found["nets"]["mlp"]) > 50
+    mean = round(np.mean(found["nets"]["mlp"]), 2)
+    assert metrics_of(folder, "reports/external")["means.json"] == {"accuracy.mlp": mean}
     dvc(folder, "repro", "--single-item", "index")
     assert "means" in re.search(r'id="external".*?</table>', (folder / "reports/index.html").read_text(), re.DOTALL)[0]
     assert (
         f"| `means` | digits | mlp | **{np.mean(found['nets']['mlp']):.1f}**"
         in (folder / "reports/README.md").read_text()
     )
+    undo(folder)
+
+
+def test_a_suite_of_ones_own_is_on_the_page_or_it_is_said_that_it_is_not(pipeline):
+    folder, key = pipeline[0], "mine-frepo-digits-ipc1"
+
+    def add(params):
+        params["suites"].append("mine")
+        params["cells"][key] = copy.deepcopy(params["cells"][CELL]) | {"suite": "mine"}
+
+    edit(folder, add)
+    output = dvc(folder, "repro", f"evaluate@{key}")
+    assert "plan: reports/mine is not among index's deps in dvc.yaml" in output
+    page = ("repro", "--force", "--single-item", "index")  # `make report`
+    assert f"not on the page: {key}; `dvc repro --single-item report@mine`, then `make report`" in dvc(folder, *page)
+    dvc(folder, "repro", "report@mine")
+    assert "not on the page" not in dvc(folder, *page)
+    assert f"| `{key}` |" in (folder / "reports/README.md").read_text()
     undo(folder)
 
 

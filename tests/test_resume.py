@@ -12,7 +12,7 @@ import time
 import pytest
 import yaml
 
-from .toy import CELL, ENV, clone, commit, dvc, edit, started, toy
+from .toy import CELL, ENV, clone, commit, dvc, edit, started, states, toy
 
 
 def one_cell(params):
@@ -66,6 +66,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits_as_a_forced_run_lef
     target, lots = f"distill@{CELL}", random.Random(0)
     for _ in range(2):
         kill_after(folder, lots.randint(10, 75), ["repro", target])
+    assert states(folder, "--suite", "digits") == {CELL: "partly: 0 of 1 seeds"}
     output = dvc(folder, "repro", target)
     interrupted = distilled(folder)
     assert "going on after step" in output

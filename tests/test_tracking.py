@@ -2,10 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +113,97 @@ def test_a_killed_stage_leaves_a_run_that_says_so(tmp_path, local):
     process.wait()
     _, (run,) = finished_runs(tmp_path)
     assert run.info.status == "KILLED" and run.data.metrics == {"a": 1}
+
+
+def runs_in(database):
+    """{name: status} of a store's runs, by sqlite alone."""
+    with closing(sqlite3.connect(database)) as store:
+        return dict(store.execute("SELECT name, status FROM runs"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A database that MLflow has made, without a run, for tests that need no migration -> its path."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("made") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}")
+    return path
+
+
+KILLED = """
+import os, signal
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+@event.listens_for(Engine, "after_cursor_execute")
+def kill(connection, cursor, statement, *rest):
+    if "CREATE TABLE _alembic_tmp_" in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+from mlflow import MlflowClient
+MlflowClient("sqlite:///mlflow.db")
+"""
+
+
+def test_a_database_whose_migration_was_killed_is_put_aside_and_a_new_one_takes_the_run(tmp_path, local, capfd):
+    made = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, capture_output=True, text=True)
+    assert made.returncode == -signal.SIGKILL and (tmp_path / "mlflow.db").stat().st_size
+    half = [path.name for path in tmp_path.glob("mlflow.db*")]
+    Tracker(tmp_path, "first", TAGS, {}).close()
+    tracked(tmp_path)
+    assert runs_in(tmp_path / "mlflow.db") == {"first": "FINISHED"}
+    aside = [path.name for path in tmp_path.glob("mlflow.db.*")]
+    assert len(aside) == len(half) and not (tmp_path / ".tracking/failed").exists()
+    Tracker(tmp_path, "second", TAGS, {}).close()
+    Tracker(tmp_path, "third", TAGS, {}).close()
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "half-made" in line]
+    assert f"It is now {min(aside)}," in line, "said once"
+
+
+def test_a_database_of_another_version_that_holds_runs_stays_and_the_lines_wait(tmp_path, local, made):
+    from mlflow import MlflowClient
+
+    shutil.copy(made, tmp_path)
+    MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").create_run("0", run_name="first")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        store.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+        store.commit()
+    Tracker(tmp_path, "second", TAGS, {}).close()
+    until = time.monotonic() + 300
+    while not (tmp_path / ".tracking/failed").exists():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert "out-of-date database schema" in (tmp_path / ".tracking/failed").read_text()
+    assert runs_in(tmp_path / "mlflow.db").keys() == {"first"} and not list(tmp_path.glob("mlflow.db.*"))
+    assert len(list((tmp_path / ".tracking").glob("*.jsonl"))) == 1
+
+
+@pytest.mark.parametrize("name", ["with space", "100%20 sure?", "a#b"])
+def test_a_repository_may_have_any_path(tmp_path, local, made, name):
+    root = tmp_path / name
+    root.mkdir()
+    shutil.copy(made, root)
+    (root / "grid.png").write_bytes(b"png")
+    tracker = Tracker(root, "run", TAGS, {})
+    tracker.artifact(root / "grid.png")
+    tracker.close()
+    tracked(root)
+    assert runs_in(root / "mlflow.db") == {"run": "FINISHED"}
+    assert [path.name for path in root.glob("mlartifacts/*/artifacts/*")] == ["grid.png"]
+    assert [path.name for path in tmp_path.iterdir()] == [name], "no folder of a name that was read as a URI"
+
+
+def test_a_sqlite_store_of_the_users_own_leaves_no_mlruns_behind(tmp_path, monkeypatch, made):
+    root, code = tmp_path / "repository", Path(__file__).parents[1]
+    root.mkdir()
+    shutil.copy(made, tmp_path / "mine.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mine.db'}")
+    (root / "grid.png").write_bytes(b"png")
+    tracker = Tracker(root, "run", TAGS, {})
+    tracker.artifact(root / "grid.png")
+    tracker.close()
+    tracked(root)
+    assert runs_in(tmp_path / "mine.db") == {"run": "FINISHED"} and not (root / "mlflow.db").exists()
+    assert [path.name for path in root.glob("mlartifacts/*/artifacts/*")] == ["grid.png"]
+    assert not any((folder / "mlruns").exists() for folder in (root, tmp_path, code))

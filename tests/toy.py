@@ -59,9 +59,27 @@ def dvc(folder, *args, check=True):
     return output
 
 
+def stages(folder, *args):
+    """`python -m stages` of these arguments -> what it prints; a failure's message too."""
+    command = [sys.executable, "-m", "stages", *args]
+    done = subprocess.run(command, cwd=folder, env=ENV, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+def states(folder, *filters):
+    """{cell: its state, as `list` prints it}."""
+    return listed(stages(folder, "list", *filters))
+
+
+def listed(table):
+    """{cell: its state} of what `list` prints: a head, a rule, a line each, an empty line, the sum."""
+    rows = [re.split(r"\s{2,}", line) for line in table.splitlines()[2:-2]]
+    return {row[0]: row[4] for row in rows}
+
+
 def tracked(folder):
     """Wait until the writer has put all that stages sent into MLflow."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300  # the first writer makes the database
     while list((Path(folder) / ".tracking").glob("*.jsonl")):
         assert time.monotonic() < until, (Path(folder) / ".tracking/writer.log").read_text()[-2000:]
         time.sleep(0.1)

@@ -154,6 +154,11 @@ def shown():
     return [name for name in NEUTRAL if name != "lib.report"]
 
 
+def text_of(recipe):
+    """What a recipe's file holds."""
+    return json.dumps(recipe, indent=1, sort_keys=True) + "\n"
+
+
 def write_plan(params, folder=PLAN):
     """Write recipes that are new or changed, and the runtime, which is in none; remove others -> (recipes, written)."""
     planned = recipes(params).items()
@@ -163,7 +168,7 @@ def write_plan(params, folder=PLAN):
         path.unlink()
     written = 0
     for path, recipe in wanted.items():
-        text = json.dumps(recipe, indent=1, sort_keys=True) + "\n"
+        text = text_of(recipe)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             written += 1
             with replacing(path) as tmp:

@@ -34,10 +34,14 @@ class Settings(SimpleNamespace):
         return type(self)(**{**vars(self), **values})
 
 
+def check_key(table, key, known):
+    """ParamsError for a key that is not among the known ones of a table of params.yaml."""
+    if key not in known:
+        near = ", ".join(difflib.get_close_matches(key, known, 9, 0.3) or list(known)[:9])
+        raise ParamsError(f"params.yaml: {table}: found {key!r}; must be one of its {len(known)} keys, such as {near}")
+
+
 def read_recipe(stage, key, folder=PLAN):
     """A row's recipe as Settings; ParamsError names the keys that there are."""
-    known = sorted(path.stem for path in (folder / stage).glob("*.json"))
-    if key not in known:
-        near = ", ".join(difflib.get_close_matches(key, known, 9, 0.3) or known[:9])
-        raise ParamsError(f"params.yaml: {stage}: found {key!r}; must be one of its {len(known)} keys, such as {near}")
+    check_key(stage, key, sorted(path.stem for path in (folder / stage).glob("*.json")))
     return Settings.of(read_json(folder / stage / f"{key}.json"))

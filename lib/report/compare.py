@@ -1,7 +1,6 @@
 """Measured beside published: one row per cell and network; and a cell beside its baseline, seed by seed."""
 
 import numpy as np
-from scipy.stats import ttest_rel
 
 from .published import NO_FIGURE, figure_of
 
@@ -108,6 +107,8 @@ def paired(rows):
 
     The difference is of the mean accuracies of the seeds that both have, with its 95 % interval and a paired t-test.
     """
+    from scipy.stats import ttest_rel  # takes most of a second, which not every reader of rows waits for
+
     measured = {(row["cell"], row["network"]): row for row in rows}
     pairs = []
     for row in rows:

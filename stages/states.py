@@ -1,0 +1,80 @@
+"""How far each cell is, by files alone: to ask DVC of all cells takes minutes."""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from lib.config.recipes import Planner, text_of
+from lib.config.settings import PLAN, Settings
+from lib.files import read_json, read_metrics, read_yaml, sha256
+from lib.training.compute import DTYPES
+
+from .checkpoints import CHECKPOINTS, identity, inputs_of_cell
+from .common import DISTILLED, EVALUATED
+
+STATES = ("not-run", "partly", "stale", "distilled", "evaluated")
+
+
+def paths_of(cells, key):
+    """The files that end a cell's distillation and its evaluation."""
+    return DISTILLED / cells[key].suite / key / "history.json", EVALUATED / cells[key].suite / f"{key}.json"
+
+
+class States:
+    """The cells of a checked params.yaml beside what is in build/, .checkpoints/ and dvc.lock."""
+
+    def __init__(self, params):
+        self.cells, planner = params.cells, Planner(params)
+        self.text = cache(lambda stage, key: text_of(getattr(planner, stage)(key, params.cells[key])))  # of a recipe
+        self.digest = cache(sha256)  # many cells have the same data
+        lock = read_yaml("dvc.lock")["stages"] if Path("dvc.lock").is_file() else {}
+        self.locked = {at: {f["path"]: f.get("md5") for f in e["deps"] + e.get("outs", [])} for at, e in lock.items()}
+
+    def of(self, key):
+        """(one of STATES, what is to be added or ""). partly: or running; stale: made from another recipe."""
+        distilled, evaluated = paths_of(self.cells, key)
+        history = read_json(distilled) if distilled.is_file() else None
+        current, seeds = self.is_current(key, history), {*self.cells[key].distill.seeds}
+        done = {seed for seed in seeds if history and current and str(seed) in history["seeds"]}
+        if done < seeds:
+            names = self.identities(key, torch.__version__) if (CHECKPOINTS / key).is_dir() else ()
+            found = {path.name for name in names for path in (CHECKPOINTS / key / name).rglob("seed*")}
+            done |= {seed for seed in seeds if f"seed{seed}.record.json" in found}
+            if done or found:
+                return "partly", f"{len(done)} of {len(seeds)} seeds"
+        fits = current and (done == seeds or not history)  # an evaluation may be here without its set
+        if evaluated.is_file():
+            return ("evaluated" if fits and self.is_judged(key) else "stale"), ""
+        return ("not-run" if not history else "distilled" if fits else "stale"), ""
+
+    def is_current(self, key, history):
+        """Whether a set is of the present recipe: by its identity, or where its data are not here, by dvc.lock."""
+        version = next(iter(history["seeds"].values()))["torch"] if history else ""
+        names = self.identities(key, version) if history else ()
+        return history.get("identity") in names if names else self.is_locked("distill", key)
+
+    def is_judged(self, key):
+        """Whether an evaluation is of the present recipe and set: by dvc.lock, or where it has none, by its record."""
+        cell, (distilled, evaluated) = self.cells[key], paths_of(self.cells, key)
+        made, judged = (self.locked.get(f"{stage}@{key}", {}) for stage in ("distill", "evaluate"))
+        if judged:
+            same = made.get(distilled.parent.as_posix()) == judged.get(distilled.parent.as_posix())
+            return same and self.is_locked("distill", key) and self.is_locked("evaluate", key)
+        record = read_metrics(evaluated)
+        return (record["seeds"], [*record["nets"]]) == ([*cell.distill.seeds], [*cell.evaluate.nets])
+
+    def is_locked(self, stage, key):
+        """Whether DVC ran a stage last with the present recipe."""
+        md5 = self.locked.get(f"{stage}@{key}", {}).get((PLAN / stage / f"{key}.json").as_posix())
+        return md5 is not None and md5 == hashlib.md5(self.text(stage, key).encode()).hexdigest()
+
+    def identities(self, key, version):
+        """The names of a run of the recipe in .checkpoints, with this torch; none where its data are not here."""
+        recipe, files = inputs_of_cell(Settings.of(json.loads(self.text("distill", key))))
+        cell, there = recipe.cell, all(path.is_file() for path in files)
+        dtypes = DTYPES if cell.distill.conv_dtype == "fast" else [cell.distill.conv_dtype]
+        cells = [cell.changed(distill=cell.distill.changed(conv_dtype=dtype)) for dtype in dtypes if there]
+        return {identity(recipe.changed(cell=each), files, version, self.digest) for each in cells}
