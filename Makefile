@@ -2,14 +2,22 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
-SUITES := digits ablation reduced fast dd tdd frepo isa matching lowrank mtt edf
+SUITES := quickstart digits ablation reduced fast dd tdd frepo isa matching lowrank mtt edf
 
-.PHONY: quickstart test lint golden repro cost report ui clean
+.PHONY: quickstart tour test lint golden repro cost report ui clean
 
-quickstart: .venv/installed ## the main job on the bundled digits: a CPU, minutes
+quickstart: .venv/installed ## ten distilled images, judged on three networks: a CPU, a minute
+	dvc repro report@quickstart
+	dvc repro --single-item index
+	@python -m stages table quickstart
+	@echo "next: make tour                       every method on the same digits, 5 minutes"
+	@echo "      make cost                       what the papers' cells cost on this machine"
+	@echo "      python -m stages list           all cells; show CELL says all of one"
+
+tour: .venv/installed ## every method, and every stage, on the bundled digits: a CPU, minutes
 	dvc repro report@digits
 	dvc repro --single-item index
-	@echo "Report: $(CURDIR)/reports/index.html"
+	@python -m stages table digits
 
 lint: .venv/installed ## rules and format of the code, by ruff
 	ruff check lib stages tests

@@ -25,12 +25,14 @@ STAGES = {  # the table of params.yaml that a stage's key is of, and a key for t
     "accept": None,
     "list": None,
     "show": CELL,
+    "table": ("suites", "digits"),
     "cost": ("suites", "frepo"),
     "complexity": ("datasets", "in1k_birds_hard"),
     "export": CELL,
 }
 RECIPES = {
     "cost": "report",
+    "table": "report",
     "complexity": "prepare",
     "export": "evaluate",
 }  # of commands that are no stages of DVC's: whose recipes they read

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from lib.evaluation.accuracy import by_size, stack_accuracies
+from lib.evaluation.accuracy import by_size, stack_accuracies, whole_set_accuracy
 from lib.evaluation.baselines import real_baselines
 from lib.evaluation.perturbation import perturbed_accuracies
 from lib.files import write_metrics
@@ -40,6 +40,11 @@ def stage(recipe, runtime):
                 rows["baselines"] = real_baselines(net, sets["distilled"], real, cfg, starts, protocol.num_nets)
             if stacks["distilled"].start is not None:
                 rows["perturbed"] = perturbed_accuracies(net, sets["distilled"], real, 0)
+            if whole := vars(recipe).get("whole"):
+                accuracy = whole_set_accuracy(net, real, cell.distill.label_start, whole)
+                rows["whole_set"] = {"accuracy": accuracy.tolist()}
+                means[net]["whole_set"] = round(accuracy.mean().item(), 2)
+                print(f"{net:14} {'whole_set':16} {accuracy.mean():.2f} %", flush=True)
             results[net] = {**rows, "wall_s": round(time.monotonic() - started, 1)}
     record = {"cell": key, "seeds": cell.distill.seeds, "nets": results, **prov}
     write_metrics(EVALUATED / cell.suite / f"{key}.json", {"accuracy": means}, record)

@@ -7,8 +7,9 @@ from tabulate import tabulate
 from lib.config.load import load_params
 from lib.config.models import METHODS
 from lib.config.settings import ParamsError
+from lib.report.compare import measured_text
 
-from .results import Results, figure_text, measured_text
+from .results import Results, figure_text
 from .states import STATES
 
 COLUMNS = ("cell", "method", "dataset", "ipc", "state", "measured (%)", "published (%)")

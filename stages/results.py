@@ -36,12 +36,6 @@ class Results:
         return {net: figure for net, figure in found.items() if figure}
 
 
-def measured_text(row):
-    """The accuracy of a row in percent and, of several networks or seeds, its deviation."""
-    several = row["n_networks"] * row["n_seeds"] > 1
-    return f"{row['accuracy_mean']:.1f}" + (f" ± {row['accuracy_std']:.1f}" if several else "")
-
-
 def figure_text(figure, cell):
     """A published figure, and why it is not to be compared with as it stands."""
     spread = f" ± {figure['std']}" if figure["std"] is not None else ""

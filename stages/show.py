@@ -7,10 +7,11 @@ import yaml
 from lib.config.load import load_params
 from lib.config.recipes import text_of
 from lib.config.settings import ParamsError, check_key
+from lib.report.compare import measured_text
 
 from .cost import cost_of_cell
 from .inputs import device_of
-from .results import Results, figure_text, measured_text
+from .results import Results, figure_text
 
 APPLICATIONS = ("continual", "membership", "scores")
 

@@ -172,6 +172,7 @@ def cell(tables, key, row):
         expected = f"{row.suite}-{row.method}-{row.dataset}-ipc{row.distill.ipc}"
         yield "", key, f"a cell's key is SUITE-METHOD-DATASET-ipcN, here {expected}"
     named = {"distill.eval_protocol": row.distill.eval_protocol, "evaluate.protocol": row.evaluate.protocol}
+    named |= {"evaluate.whole": row.evaluate.whole} if row.evaluate.whole else {}
     protocols = {column: tables["protocols"][name] for column, name in named.items() if name in tables["protocols"]}
     for column, each in protocols.items():
         yield from loss(column, each, row.distill)

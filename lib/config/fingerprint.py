@@ -2,7 +2,7 @@
 
 The project's modules are read, not run. From a definition every name that it mentions is followed, to definitions of
 its own module or through imports. Of a module that is reached, statements other than definitions count too. What is
-found by name at run time stands in a Registry, or in folder lib/own; the caller gives the entries that a row uses as entry
+found by name at run time stands in a Registry, or in lib/own; the caller gives the entries that a row uses as entry
 points. Nothing else in lib or stages is looked up dynamically; tests/test_recipes.py compares with what stages run.
 """
 

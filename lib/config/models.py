@@ -367,6 +367,7 @@ class Evaluate(Row):
     protocol: key_of("protocols")
     nets: tuple_of(Net)
     baselines: bool = False  # of a set with a schedule: real images chosen in several ways, and nearest neighbours
+    whole: key_of("protocols") | None = None  # by which the networks are trained on the whole training set too
 
 
 class Cell(Row):

@@ -93,8 +93,10 @@ class Planner:
 
     def evaluate(self, key, row):
         protocol = self.protocols[row.evaluate.protocol]
-        values = {**self.of_set(key), "evaluate": row.evaluate.model_dump(), "protocol": protocol}
-        return self.recipe("evaluate", key, values, row.evaluate.nets, [protocol])
+        whole = row.evaluate.whole and self.protocols[row.evaluate.whole]
+        values = {**self.of_set(key), "evaluate": row.evaluate.model_dump(exclude={"whole"}), "protocol": protocol}
+        values |= {"whole": whole} if whole else {}
+        return self.recipe("evaluate", key, values, row.evaluate.nets, [protocol, *([whole] if whole else [])])
 
     def application(self, stage, key, row, values=None, nets=(), policies=()):
         protocols = {column: self.protocols[getattr(row, column)] for column in PROTOCOLS[stage]}

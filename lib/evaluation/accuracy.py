@@ -2,8 +2,9 @@
 
 import torch
 
+from ..data.labels import initial_labels
 from ..methods.kernel_regression import krr_coefficients
-from ..training.students import Students, trained
+from ..training.students import Students, evaluate, trained
 
 PUBLISHED_THRESHOLD = 0.5  # of a single logit: what DD's and TDD's code has in place of 0 (their sheet, section 15)
 
@@ -40,6 +41,12 @@ def stack_accuracies(net, stacks, real, protocol, starts):
         results["krr"] = krr_accuracy(net, x, y, real, seed=0)
     by_kind = {name: result.split(len(x) // len(stacks)) for name, result in results.items()}
     return {kind: {name: parts[i] for name, parts in by_kind.items()} for i, kind in enumerate(stacks)}
+
+
+def whole_set_accuracy(net, real, labels, protocol):
+    """Test accuracies (num_nets,) in percent of networks trained on the whole training set; labels: their form."""
+    y = initial_labels(real.train_y, real.num_classes, labels)
+    return evaluate(net, real.train_x[None], y[None], real, protocol, "whole set")[0]
 
 
 def by_size(stacks):

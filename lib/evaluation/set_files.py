@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image, UnidentifiedImageError
 
-from ..data.readers import SUFFIXES, read_folder
+from ..data.folders import PictureFolder, class_folders, pictures_below
+from ..data.pictures import SUFFIXES, opened
 from ..files import FileError, sha256
 
 
@@ -103,8 +103,8 @@ def read_pictures(folder, shape, class_names):
     shape: (K, H, W) that all must have. A class is known by its name, where all names are the data's own; else there is
     a folder for every class, and they count in alphabetical order, as torchvision's ImageFolder has it.
     """
-    folder = Path(folder)
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = PictureFolder(Path(folder))
+    names = list(class_folders(found, found.root))
     if names and set(names) <= set(class_names):
         classes, told = {name: class_names.index(name) for name in names}, "by the names of its class folders"
     elif len(names) == len(class_names):
@@ -112,29 +112,20 @@ def read_pictures(folder, shape, class_names):
     else:
         must = f"{len(class_names)} folders, one a class, or folders with the classes' names ({class_names[0]}, ...)"
         raise FileError(f"{folder}: holds {len(names)} folders ({', '.join(names[:3])}); this data needs {must}")
-    pairs = [
+    found.pairs["train"] = [
         (path, label)
         for name, label in classes.items()
-        for path in sorted((folder / name).iterdir())
-        if path.suffix.lower() in SUFFIXES
+        for path in sorted(pictures_below(found, found.root / name, set()))
     ]
-    if not pairs:
-        raise FileError(f"{folder}: its class folders hold no pictures ({', '.join(sorted(SUFFIXES))})")
+    if not found.pairs["train"]:
+        raise FileError(f"{folder}: its class folders hold no pictures ({' '.join(sorted(SUFFIXES))})")
     channels, height, width = shape
-    for path, _ in pairs:
-        if (size := size_of(path)) != (width, height):
+    for path, _ in found.pairs["train"]:
+        if (size := opened(path.read_bytes(), path).size) != (width, height):
             raise FileError(f"{path}: is {size[0]} x {size[1]} pixels; this data has {width} x {height}")
-    images, labels = zip(*read_folder(pairs, height, channels))
+    images, labels = zip(*found.examples("train", height, channels))
+    told = "; ".join([told, *found.notes()])
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).long(), torch.tensor(labels), told
-
-
-def size_of(path):
-    """(width, height) of a picture."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise FileError(f"{path}: not a readable picture ({type(error).__name__}); replace or remove it") from None
 
 
 def digest(*paths):

@@ -32,6 +32,7 @@ def make_row(key, cell, net, measured, history, table, stored_bytes=None):
         "real_subset_mean": np.mean(subset), "real_subset_std": np.std(subset),
         "baselines": {name: [np.mean(p).round(2).item(), np.std(p).round(2).item()] for name, p in baselines.items()},
         "perturbed": {std: [[round(min(d), 2), round(max(d), 2)] for d in draws] for std, draws in perturbed.items()},
+        "whole_set_mean": np.mean(kinds["whole_set"]["accuracy"]) if "whole_set" in kinds else None,
         "krr_mean": np.mean(distilled["krr"]) if "krr" in distilled else None,
         "published_mean": published.get("mean"), "published_std": published.get("std"),
         "published_source": published.get("source", NO_FIGURE), "published_second": figure.get("second"),
@@ -44,6 +45,12 @@ def make_row(key, cell, net, measured, history, table, stored_bytes=None):
         row[name] = ", ".join(dict.fromkeys(seed[name] for seed in seeds if name in seed))
     row = {k: round(float(v), 2) if isinstance(v, float) else v for k, v in row.items()}
     return row | {"judged": judged(row), "verdict": verdict(row)}
+
+
+def measured_text(row):
+    """The accuracy of a row in percent and, of several networks or seeds, its deviation."""
+    several = row["n_networks"] * row["n_seeds"] > 1
+    return f"{row['accuracy_mean']:.1f}" + (f" ± {row['accuracy_std']:.1f}" if several else "")
 
 
 def provenance_lines(records):

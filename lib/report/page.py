@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..files import replacing
 from .charts import chart
-from .compare import JUDGED
+from .compare import JUDGED, measured_text
 from .figures import GAP
 
 METHOD_NAMES = {"frepo": "FRePo", "rat": "RaT-BPTT"}  # the others are capitals
@@ -112,12 +112,6 @@ def line(row, name, points, along, unit=1):
     }  # fmt: skip
 
 
-def value(row):
-    """A row's accuracy as text."""
-    single = row["n_networks"] * row["n_seeds"] == 1
-    return f"{row['accuracy_mean']:.1f}" + ("" if single else f" ± {row['accuracy_std']:.1f}")
-
-
 def counts(rows, published):
     """{judgement: how many published figures have it as their best one}, of all that were read in a publication."""
     best, figures = {}, {}
@@ -146,7 +140,7 @@ def overview(rows, published):
             mean, status = row["unverified_mean"], "unverified figure"
         if mean is None:
             continue
-        title = f"{row['cell']} on {row['network']}: {value(row)} measured, {mean} published"
+        title = f"{row['cell']} on {row['network']}: {measured_text(row)} measured, {mean} published"
         dots.append({
             "x": mean, "y": row["accuracy_mean"], "dx": row["published_std"], "dy": row["accuracy_std"],
             "kind": row["method"], "hollow": bool(status), "href": f"#{anchor(row['cell'])}",
@@ -215,7 +209,7 @@ def against_bytes(all_cards):
     for card in all_cards:
         row = card["row"]
         if row["stored_bytes"] and row["settings"]["class_steps"] == 1:
-            text = f"{row['cell']} on {row['network']}: {value(row)} %, {row['stored_bytes'] / 1024:,.1f} KiB"
+            text = f"{row['cell']} on {row['network']}: {measured_text(row)} %, {row['stored_bytes'] / 1024:,.1f} KiB"
             dot = {"x": row["stored_bytes"] / 1024, "y": row["accuracy_mean"], "dy": row["accuracy_std"]}
             dot |= {"kind": row["method"], "title": text, "href": f"#{anchor(row['cell'])}"}
             groups.setdefault(row["dataset"], []).append(dot)
@@ -235,6 +229,6 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters |= {"duration": duration, "f1": "{:.1f}".format, "f3": "{:.3f}".format, "measured": value}
+TEMPLATES.filters |= {"duration": duration, "f1": "{:.1f}".format, "f3": "{:.3f}".format, "measured": measured_text}
 TEMPLATES.filters |= {"method": lambda name: METHOD_NAMES.get(name, name.upper())}
 TEMPLATES.globals |= {"anchor": anchor}
