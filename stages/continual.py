@@ -9,6 +9,7 @@ from lib.evaluation.continual import accuracies, curve, forgetting, herded_memor
 from lib.files import write_metrics
 from lib.synthetic.initial import real_subsets
 from lib.synthetic.set import load_set
+from lib.training.students import threads_for
 
 from .common import DISTILLED, EVALUATED, provenance, tracker
 from .inputs import device_of, real_set
@@ -17,9 +18,10 @@ from .inputs import device_of, real_set
 def stage(recipe, runtime):
     """Train fresh networks after each step on the memory so far, for each class order and each kind of memory."""
     key, row, cell, device = recipe.key, recipe.row, recipe.cell, device_of(runtime)
-    cfg, protocol, prov = cell.distill, recipe.protocols.protocol, provenance(device)
+    cfg, protocol, real, started = cell.distill, recipe.protocols.protocol, real_set(cell, device), time.monotonic()
+    threads_for([row.net], real.shape, protocol.batch, protocol.num_nets, device)
+    folder, prov = DISTILLED / cell.suite / key, provenance(device)
     print(f"{key}: {row} {protocol}\n{prov}", flush=True)
-    real, folder, started = real_set(cell, device), DISTILLED / cell.suite / key, time.monotonic()
     paths = [folder / f"seed{seed}.safetensors" for seed in cfg.seeds]
     memories = {
         "distilled": [load_set(path, real.shape, real.num_classes, device)[:2] for path in paths],

@@ -10,6 +10,7 @@ from lib.synthetic.initial import run_name
 from lib.synthetic.set import SyntheticSet, rendered, save_set, stacked
 from lib.training import cost
 from lib.training.batches import batches_for
+from lib.training.compute import use_threads
 from lib.training.loop import run
 from lib.training.students import evaluate
 
@@ -23,17 +24,16 @@ def stage(recipe, runtime):
     device = device_of(runtime)
     recipe = recipe.changed(cell=with_precision(recipe.key, recipe.cell, device))
     key, cell, cfg = recipe.key, recipe.cell, recipe.cell.distill
-    prov, out = provenance(device) | {"conv_dtype": cfg.conv_dtype}, DISTILLED / cell.suite / key
-    print(f"{key}: {cell}\n{prov}", flush=True)
-    real = real_set(cell, device)
+    real, out = real_set(cell, device), DISTILLED / cell.suite / key
     check_against_data(key, cfg, real)
-    work = Workplace(*inputs_of_cell(recipe))
+    flops = METHODS[cell.method].step_flops(cfg, real.shape, real.num_classes // cfg.class_steps)
+    use_threads(flops, device)
+    work, prov = Workplace(*inputs_of_cell(recipe)), provenance(device) | {"conv_dtype": cfg.conv_dtype}
+    print(f"{key}: {cell}\n{prov}", flush=True)
     missing = [seed for seed in cfg.seeds if not work.finished(f"seed{seed}")]
     print(f"seeds that are there: {sorted({*cfg.seeds} - {*missing})}; to distil: {missing}", flush=True)
-    flops = METHODS[cell.method].step_flops(cfg, real.shape, real.num_classes // cfg.class_steps)
-    runs, rate = len(missing) * cfg.class_steps, cost.matmul_rate(cfg.conv_dtype, device, 1)
-    print(cost.describe(flops, cfg.steps, runs, cfg.conv_dtype, rate), flush=True)
-    stop = stop_on_signals()
+    rate, stop = cost.matmul_rate(cfg.conv_dtype, device, 1), stop_on_signals()
+    print(cost.describe(flops, cfg.steps, len(missing) * cfg.class_steps, cfg.conv_dtype, rate), flush=True)
     with tracker("distill", key, {**vars(cfg), "dataset": cell.dataset}, prov) as track:
         for seed in missing:
             steps = range(cfg.class_steps)

@@ -10,6 +10,7 @@ from lib.evaluation.perturbation import perturbed_accuracies
 from lib.files import write_metrics
 from lib.synthetic.initial import real_subsets
 from lib.synthetic.set import DistilledSet, load_set, stacked
+from lib.training.students import threads_for
 
 from .common import DISTILLED, EVALUATED, provenance, tracker
 from .inputs import device_of, experts_of, real_set
@@ -18,10 +19,12 @@ from .inputs import device_of, experts_of, real_set
 def stage(recipe, runtime):
     """Train fresh networks on each seed's set, and on the real images it started from, by the cell's protocol."""
     key, cell, device, protocol = recipe.key, recipe.cell, device_of(runtime), recipe.protocol
-    prov = provenance(device)
-    print(f"{key}: {recipe.evaluate} {protocol}\n{prov}", flush=True)
     real = real_set(cell, device)
     sets = sets_of(cell, protocol, DISTILLED / cell.suite / key, real, device)
+    images, networks = len(sets["distilled"][0].x), protocol.num_nets * len(cell.distill.seeds)
+    threads_for(recipe.evaluate.nets, real.shape, images, networks, device)
+    prov = provenance(device)
+    print(f"{key}: {recipe.evaluate} {protocol}\n{prov}", flush=True)
     _, starts = experts_of(recipe, runtime, protocol.num_nets, device)
     stacks, results, means = {kind: stacked(each) for kind, each in sets.items()}, {}, {}
     with tracker("evaluate", key, {**vars(protocol), "dataset": cell.dataset}, prov) as track:

@@ -8,6 +8,7 @@ import torch
 
 from lib.training import cost
 from lib.training.experts import Group, epochs_kept, expert_bytes, expert_flops, train
+from lib.training.students import threads_for
 from lib.training.trajectories import expert_name, save_expert, save_index
 
 from .checkpoints import Workplace, inputs_of_experts
@@ -25,7 +26,9 @@ def devices_of(runtime):
 def stage(recipe, runtime):
     """Write OUT/expertN.safetensors, each one's snapshots, and OUT/index.json with checksums and learning curves."""
     key, cfg, devices = recipe.key, recipe.experts, devices_of(runtime)
-    prov, real, epochs = provenance(devices[0]), real_set(cfg, devices[0]), epochs_kept(cfg)
+    real, epochs = real_set(cfg, devices[0]), epochs_kept(cfg)
+    threads_for([cfg.net], real.shape, cfg.batch, cfg.together, devices[0])
+    prov = provenance(devices[0])
     work, stop = Workplace(*inputs_of_experts(recipe)), stop_on_signals()
     names = [expert_name(number) for number in range(cfg.count)]
     there = len(list(takewhile(work.finished, names)))  # groups are made of consecutive ones

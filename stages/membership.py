@@ -8,6 +8,7 @@ from lib.evaluation.membership import Candidates
 from lib.files import write_metrics
 from lib.synthetic.initial import real_subsets
 from lib.synthetic.set import load_set
+from lib.training.students import threads_for
 
 from .common import DISTILLED, EVALUATED, provenance, tracker
 from .inputs import device_of, real_set
@@ -16,9 +17,10 @@ from .inputs import device_of, real_set
 def stage(recipe, runtime):
     """Train networks on the distilled sets, on the images these started from and on the chunks; attack each."""
     key, row, cell, device = recipe.key, recipe.row, recipe.cell, device_of(runtime)
-    cfg, prov, protocols = cell.distill, provenance(device), recipe.protocols
+    cfg, protocols, real, started = cell.distill, recipe.protocols, real_set(cell, device), time.monotonic()
+    threads_for([row.net], real.shape, protocols.real_protocol.batch, protocols.real_protocol.num_nets, device)
+    folder, prov = DISTILLED / cell.suite / key, provenance(device)
     print(f"{key}: {row}\n{prov}", flush=True)
-    real, folder, started = real_set(cell, device), DISTILLED / cell.suite / key, time.monotonic()
     candidates = Candidates(real, cfg)
     chunks = [part_of(real, cfg, seed) for seed in cfg.seeds]
     paths = [folder / f"seed{seed}.safetensors" for seed in cfg.seeds]

@@ -9,6 +9,7 @@ from lib.evaluation.fair_scores import accuracy, fair_scores
 from lib.evaluation.teacher import kd_students
 from lib.files import write_metrics
 from lib.synthetic.set import DistilledSet, load_set
+from lib.training.students import threads_for
 from lib.training.trajectories import Trajectories, network_with
 
 from .common import DISTILLED, EVALUATED, EXPERTS, provenance, tracker
@@ -18,9 +19,10 @@ from .inputs import device_of, real_set
 def stage(recipe, runtime):
     """Write the label- and augmentation-robust scores of each seed's set, and its accuracy with a teacher's labels."""
     key, row, cell, device = recipe.key, recipe.row, recipe.cell, device_of(runtime)
-    cfg, prov, started, protocols = cell.distill, provenance(device), time.monotonic(), recipe.protocols
+    cfg, started, protocols, real = cell.distill, time.monotonic(), recipe.protocols, real_set(cell, device)
+    threads_for([row.net], real.shape, protocols.full.batch, protocols.full.num_nets, device)
+    prov, experts = provenance(device), Trajectories(EXPERTS / row.experts)
     print(f"{key}: {row}\n{prov}", flush=True)
-    real, experts = real_set(cell, device), Trajectories(EXPERTS / row.experts)
     teacher = network_with(experts.index, experts.weights(0, -1)).to(device).eval()
     whole = DistilledSet(real.train_x, class_labels(real.train_y, real.num_classes, "one_hot"))
     rows, net, soft = [], row.net, cfg.label_start == "experts"

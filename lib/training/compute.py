@@ -14,6 +14,8 @@ from .cost import matmul_rate
 # on a GPU they fill 2 GiB: enough to keep it busy, and with the gradient's copies they fit a small card.
 CPU_NUMBERS = {"float32": 2**21, "bfloat16": 2**22}
 CUDA_NUMBERS = 2**29
+THREADED_FLOPS = 2e9  # of a step, from which on several threads pay (python -m tests.benchmarks.threads)
+ALL_THREADS = torch.get_num_threads()
 DTYPES = ("float32", "bfloat16")  # that convolutions run in
 
 
@@ -44,6 +46,15 @@ def precision(wanted, device):
             f"found {wanted}; this device computes {gflops[wanted]} in it, {gflops['float32']} in float32; {must}"
         )
     return wanted
+
+
+def use_threads(step_flops, device):
+    """Run small steps on one thread of a CPU: with several, they wait for each other longer than they compute.
+
+    step_flops: of a step, or of one update of the networks that are trained together.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(1 if step_flops < THREADED_FLOPS else ALL_THREADS)
 
 
 def keep_freed_memory():

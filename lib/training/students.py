@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 from ..augment import augmented
 from ..networks import build
 from ..rng import class_minibatches, generator
-from .compute import CUDA_NUMBERS, forward_flops, images_per_pass, widest_layer
+from .compute import CUDA_NUMBERS, forward_flops, images_per_pass, use_threads, widest_layer
 from .losses import cross_entropy, predicted, squared_error
 
 CPU_BATCHED_FLOPS = 2e8  # of one student's step; beyond it a CPU is bound by arithmetic, and vmap only costs time
@@ -38,6 +38,17 @@ def learning_rate(protocol, step, per_epoch=1, lr=None):
 def drop_step(protocol, per_epoch):
     """The update before which sgd's rate drops and its momentum is reset: after (epochs - 1) // 2 + 2 epochs."""
     return ((protocol.epochs - 1) // 2 + 2) * per_epoch
+
+
+def update_flops(net, shape, batch, students):
+    """FLOPs of one update of as many students as go through the network together on a CPU."""
+    one = 3 * batch * forward_flops(net, shape)
+    return one if one > CPU_BATCHED_FLOPS else one * students
+
+
+def threads_for(nets, shape, batch, students, device):
+    """Choose the threads by the work of an update of the largest of the networks `nets`."""
+    use_threads(max(update_flops(net, shape, batch, students) for net in nets), device)
 
 
 class Students:
@@ -76,7 +87,7 @@ class Students:
         size = end - start
         if self.device.type == "cuda":
             size = max(CUDA_NUMBERS // (batch * widest_layer(self.net, self.shape)), 1)
-        elif 3 * batch * forward_flops(self.net, self.shape) > CPU_BATCHED_FLOPS:
+        elif update_flops(self.net, self.shape, batch, 1) > CPU_BATCHED_FLOPS:
             size = 1
         return [slice(s, min(s + size, end)) for s in range(start, end, size)]
 
