@@ -13,6 +13,7 @@ from lib.synthetic.set import DistilledSet, load_set, stacked
 from lib.training.students import threads_for
 
 from .common import DISTILLED, EVALUATED, provenance, tracker
+from .how_far import say_how_far
 from .inputs import device_of, experts_of, real_set
 
 
@@ -51,6 +52,7 @@ def stage(recipe, runtime):
             results[net] = {**rows, "wall_s": round(time.monotonic() - started, 1)}
     record = {"cell": key, "seeds": cell.distill.seeds, "nets": results, **prov}
     write_metrics(EVALUATED / cell.suite / f"{key}.json", {"accuracy": means}, record)
+    say_how_far(cell.suite)
 
 
 def sets_of(cell, protocol, folder, real, device):

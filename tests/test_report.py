@@ -17,11 +17,13 @@ from lib.config.settings import Settings
 from lib.data.text import WordVectors
 from lib.report.applications import continual_rows, membership_rows
 from lib.report.charts import chart
-from lib.report.compare import make_row, paired, provenance_lines, verdict
+from lib.report.compare import duration, make_row, paired, provenance_lines, verdict
 from lib.report.figures import gallery, plot_continual, plot_ipc, save_gallery, save_preview
-from lib.report.page import counts, duration, overview, write_page
+from lib.report.page import counts, overview, write_page
 from lib.report.published import figure_of, published_figures
 from lib.report.suite import application_figures, grid_figures, label_figure, learning_curves
+
+from . import readme
 
 MADE = {"device": "CPU", "commit": "abc", "torch": "2", "date": "2026-01-02"}
 HISTORY = {
@@ -489,3 +491,9 @@ def test_preview_of_sentences_is_words_and_of_minibatches_a_row_each(tmp_path):
     plain = SimpleNamespace(preprocess=SimpleNamespace(invert=lambda x: x), num_classes=10)
     with Image.open(save_preview(tmp_path / "seed1.safetensors", [part], plain)) as sheet:
         assert sheet.width > 4 * sheet.height, "two rows of ten"
+
+
+def test_readmes_table_is_that_of_the_reports():
+    text = (readme.ROOT / "README.md").read_text()
+    assert text.split(readme.START)[1].split(readme.END)[0] == readme.table()
+    assert len(text.splitlines()) <= 150

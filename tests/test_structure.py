@@ -116,9 +116,9 @@ def test_every_stage_explains_itself():
 
 # The rooms from the ground up; a room imports those below it alone.
 FLOORS = (
-    ("files", "rng", "registry", "tracking"),
+    ("files", "rng", "registry", "tracking", "progress"),
     ("data", "augment", "networks"),
-    ("synthetic", "autodiff"),
+    ("synthetic", "autodiff", "own"),
     ("training",),
     ("methods",),
     ("evaluation",),

@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..files import FileError, replacing, sha256, write_json
+from ..progress import progress_bar
 from . import READERS, readers, text
 from .folders import picture_folder
 from .imagenet import read_subset
@@ -196,7 +196,7 @@ def build_arrays(name, shape, dtype, examples, workspace):
         source = builder.as_data_source(split)
         x = np.empty((len(source), channels, height, width), dtype)
         y = np.empty(len(source), np.int64)
-        for start in tqdm(range(0, len(source), 1000), desc=f"{name} {split}", unit="k images"):
+        for start in progress_bar(range(0, len(source), 1000), desc=f"{name} {split}", unit="k images"):
             for i, example in enumerate(source.__getitems__(list(range(start, min(start + 1000, len(source))))), start):
                 x[i], y[i] = example["image"].transpose(2, 0, 1), example["label"]
         yield split, x, y

@@ -14,9 +14,9 @@ Three forms of ZCA, on flattened images with mean m and covariance U diag(s) U^T
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from ..files import load_tensors, save_tensors
+from ..progress import progress_bar
 
 BLOCK = 4096  # images per block of the covariance: bounds the memory in float64
 
@@ -132,7 +132,7 @@ def fit(cfg, pixels, manifest):
         return standardise
 
     def image_blocks():
-        for start in tqdm(range(0, len(pixels), BLOCK), desc="covariance", unit="blocks"):
+        for start in progress_bar(range(0, len(pixels), BLOCK), desc="covariance", unit="blocks"):
             yield standardise.apply(torch.from_numpy(pixels[start : start + BLOCK].astype(np.float64) / 255))
 
     zca = fit_zca(image_blocks, cfg.zca, cfg.zca_eps, cfg.checkerboard)

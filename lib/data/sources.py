@@ -13,9 +13,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from ..files import FileError, read_yaml
+from ..progress import progress_bar
 
 BLOCK = 1 << 20
 REMEDY = "delete it and get it again"
@@ -142,8 +141,8 @@ def _stream(archive, part, have):
     with requests.get(archive.url, headers=headers, stream=True, timeout=30) as response:
         response.raise_for_status()
         resumed = response.status_code == 206
-        progress = {"total": archive.size, "initial": have if resumed else 0, "unit": "B", "unit_scale": True}
-        with open(part, "ab" if resumed else "wb") as file, tqdm(desc=archive.name, **progress) as bar:
+        sizes = {"total": archive.size, "initial": have if resumed else 0, "unit": "B", "unit_scale": True}
+        with open(part, "ab" if resumed else "wb") as file, progress_bar(desc=archive.name, **sizes) as bar:
             for block in response.iter_content(BLOCK):
                 if file.tell() + len(block) > archive.size:
                     raise OSError("more bytes than registered")

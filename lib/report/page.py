@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..files import replacing
 from .charts import chart
-from .compare import JUDGED, measured_text
+from .compare import JUDGED, duration, measured_text
 from .figures import GAP
 
 METHOD_NAMES = {"frepo": "FRePo", "rat": "RaT-BPTT"}  # the others are capitals
@@ -215,12 +215,6 @@ def against_bytes(all_cards):
             groups.setdefault(row["dataset"], []).append(dot)
     charts = [(name, dots) for name, dots in groups.items() if len({dot["x"] for dot in dots}) > 1]
     return [chart(name, "stored KiB of a set", "test accuracy (%)", dots=dots, log=True) for name, dots in charts]
-
-
-def duration(seconds):
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 TEMPLATES = Environment(

@@ -8,12 +8,12 @@ weights, orders and augmentations.
 import time
 
 import torch
-from tqdm import tqdm
 
 from ..augment import augmented
 from ..data.labels import class_labels
 from ..files import FileError, load_state, save_state
 from ..networks import build
+from ..progress import progress_bar
 from ..rng import generator, restore
 from .compute import forward_flops
 from .loop import Stopped
@@ -162,7 +162,7 @@ def train(name, group, checkpoint, log, minutes, stop):
         state = load_state(checkpoint, group.y.device)
         group.load_state_dict(state["group"])
         snapshots, curves = [s.cpu() for s in state["snapshots"]], state["curves"]
-    with tqdm(total=cfg.epochs, initial=group.epochs_done, desc=name, unit="epoch") as bar:
+    with progress_bar(total=cfg.epochs, initial=group.epochs_done, desc=name, unit="epoch") as bar:
         while group.epochs_done < cfg.epochs:
             for curve, accuracies in zip(curves.values(), group.epoch()):
                 curve.append([round(percent, 2) for percent in accuracies])
@@ -172,7 +172,7 @@ def train(name, group, checkpoint, log, minutes, stop):
             accuracy = sum(curves["test"][-1]) / size
             log(done, {"test_accuracy": accuracy, "train_accuracy": sum(curves["train"][-1]) / size})
             bar.update()
-            bar.set_postfix(acc=f"{accuracy:.1f}%")
+            bar.set_postfix(acc=f"{accuracy:.1f}%", refresh=False)
             if time.monotonic() - saved_at > minutes * 60 or stop.is_set():
                 save_state(checkpoint, {"group": group.state_dict(), "snapshots": snapshots, "curves": curves})
                 saved_at = time.monotonic()

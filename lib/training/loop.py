@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from ..files import FileError, load_state, save_state
+from ..progress import progress_bar
 
 FETCH_EVERY = 50  # steps between fetches of the metrics from the device
 
@@ -89,7 +89,7 @@ def run(name, method, batches, cfg, evaluate, checkpoint, log=lambda step, metri
 
     if progress.step == 0 and 0 in due:
         look(0)
-    with tqdm(total=cfg.steps, initial=progress.step, desc=name, unit="step", smoothing=0.05, mininterval=0.5) as bar:
+    with progress_bar(total=cfg.steps, initial=progress.step, desc=name, unit="step", smoothing=0.05) as bar:
         for step in range(progress.step, cfg.steps):
             progress.pending.append(method.step(step, *batches.next()))
             progress.step = done = step + 1
@@ -98,7 +98,7 @@ def run(name, method, batches, cfg, evaluate, checkpoint, log=lambda step, metri
                 metrics = fetch(name, progress, checkpoint)
                 log(done, metrics)
                 latest = f"{progress.history[-1]['accuracy']:.1f}%" if progress.history else "-"
-                bar.set_postfix(loss=f"{metrics['loss']:.4f}", acc=latest)
+                bar.set_postfix(loss=f"{metrics['loss']:.4f}", acc=latest, refresh=False)
             if done in due:
                 look(done)
             clock.read()

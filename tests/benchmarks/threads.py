@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.threads --json reports/benchmarks/threads-cpu.json
 
-For every cell of suite digits: outer steps of distillation for a second, and one training of its students. The settings:
+For every cell of suite digits: outer steps of distillation for a second, and a training of its students. The settings:
 what the stages choose (`use_threads`), one thread, all threads that spin at barriers, and all threads that sleep at
 them. Each runs in a process of its own, since OpenMP reads its settings once; the settings take turns, and a row has
 the least of the rounds. The busy core is another process that computes without end. The data of suite digits must be
