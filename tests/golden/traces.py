@@ -188,7 +188,8 @@ def outer_loop():
 
     with tempfile.TemporaryDirectory() as folder:
         progress = loop.run("golden", method, batches, cfg, evaluate, Path(folder) / "checkpoint.safetensors")
-    return progress.history, progress.losses, progress.best["set"], rendered(method.syn.snapshot())
+    history = [{name: point[name] for name in ("step", "accuracy")} for point in progress.history]  # without times
+    return history, progress.losses, progress.best["set"], rendered(method.syn.snapshot())
 
 
 # Students and experts
