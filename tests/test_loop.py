@@ -1,5 +1,7 @@
 """The outer loop: resume bit for bit, evaluation, the best checkpoint, and losses that are no numbers."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,10 +12,12 @@ from lib.config.load import load_params
 from lib.data.preprocess import fit
 from lib.data.real import load_arrays, load_real
 from lib.files import FileError, load_state, save_state
+from lib.methods import METHODS
 from lib.methods.frepo import FRePo
 from lib.rng import generator
 from lib.synthetic.initial import initial_set
 from lib.synthetic.set import SyntheticSet, rendered
+from lib.training import compute
 from lib.training.batches import batches_for
 from lib.training.loop import NonFiniteLoss, Stopped, evaluation_steps, run
 from lib.training.students import evaluate
@@ -107,6 +111,26 @@ def test_times_are_of_the_steps_without_evaluations_and_go_on_after_a_stop(real,
     with pytest.raises(Interrupted):
         start(real, tmp_path / "b", stop_after=20)
     assert load_state(tmp_path / "b")["progress"]["cpu_s"] > 0, "a run that goes on adds to it"
+
+
+def test_without_a_terminal_progress_is_a_line_and_not_a_thousand():
+    code = "from lib.progress import progress_bar\nfor i in progress_bar(range(100000), desc='cell'): pass"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line]
+    assert 1 <= len(lines) <= 2 and lines[-1].startswith("cell: 100% 100000/100000 [")
+
+
+def test_small_steps_run_on_one_thread_and_large_ones_on_all(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(compute, "ALL_THREADS", 2)
+    counts = []
+    for flops in (compute.THREADED_FLOPS / 2, compute.THREADED_FLOPS * 2, compute.THREADED_FLOPS / 2):
+        compute.use_threads(flops, torch.device("cpu"))
+        counts.append(torch.get_num_threads())
+    torch.set_num_threads(before)
+    assert counts == [1, 2, 1]
+    cell = load_params().cells["digits-mtt-digits-ipc1"]
+    assert METHODS["mtt"].step_flops(cell.distill, (1, 8, 8), 10) < compute.THREADED_FLOPS
 
 
 def test_the_best_set_is_kept_only_when_it_is_asked_for(real, tmp_path):

@@ -493,6 +493,17 @@ def test_preview_of_sentences_is_words_and_of_minibatches_a_row_each(tmp_path):
         assert sheet.width > 4 * sheet.height, "two rows of ten"
 
 
+def test_large_pictures_stay_in_a_file_of_their_own_that_is_loaded_when_it_is_seen(tmp_path):
+    (folder := tmp_path / "s").mkdir()
+    pixels = torch.rand(10, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    save_gallery(folder / "g.png", pixels, 10)
+    stored, cfg = {"x": pixels, "y": torch.eye(10)}, SimpleNamespace(class_steps=1, seeds=[0])
+    figure = {"file": "g.png", "cell": row()["cell"], **gallery(stored, None, cfg)}
+    write_page(tmp_path, [results(folder, rows=[row()], figures=[figure])], [])
+    page = (tmp_path / "index.html").read_text()
+    assert '<img src="s/g.png" loading="lazy"' in page and len(page) < 60_000
+
+
 def test_readmes_table_is_that_of_the_reports():
     text = (readme.ROOT / "README.md").read_text()
     assert text.split(readme.START)[1].split(readme.END)[0] == readme.table()
