@@ -26,7 +26,8 @@ def traced(function, *arguments):
     def note(frame, event, _):
         if event == "call" and frame.f_code not in seen and frame.f_code not in others:
             code = frame.f_code
-            if not code.co_filename.startswith(OURS) or code.co_name == "<module>":
+            ours = code.co_filename.startswith(OURS) and code.co_filename.endswith(".py")  # no template
+            if not ours or code.co_name == "<module>":
                 others.add(code)
                 return
             while frame and not frame.f_code.co_filename.startswith(NEUTRAL_FILES):
