@@ -84,12 +84,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cell", help="time one cell in this process, with the threads that it finds")
     parser.add_argument("--chosen", action="store_true", help="of --cell: with the threads that a stage chooses")
+    parser.add_argument("--cells", nargs="+", help="in place of all cells of suite digits")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", help="also write the rows to this file")
     args = parser.parse_args()
     if args.cell:
         return time_cell(args.cell, args.chosen)
-    keys, rows = [key for key, cell in load_params().cells.items() if cell.suite == "digits"], []
+    keys = args.cells or [key for key, cell in load_params().cells.items() if cell.suite == "digits"]
+    rows = []
     for beside in ("quiet", "a busy core"):
         busy = subprocess.Popen([sys.executable, "-c", BUSY]) if beside != "quiet" else None
         try:
