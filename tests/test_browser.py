@@ -93,10 +93,20 @@ def test_a_rows_cell_leads_to_its_card(opened):
 
 
 def test_pictures_are_shown_in_whole_multiples_of_their_pixels(opened):
-    sizes = opened().evaluate(
+    page = opened()
+    page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    sizes = page.evaluate(
         "[...document.querySelectorAll('.tiles img')].map((i) => [i.naturalWidth, i.naturalHeight, i.width, i.height])"
     )
     assert sizes and all(w % nw == h % nh == 0 and w // nw == h // nh for nw, nh, w, h in sizes)
+
+
+@pytest.mark.parametrize("width", [360, 768, 1024, 1200, 1280, 1600])
+def test_no_pictures_reach_beyond_their_place(opened, width):
+    page = opened(width)
+    page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    wide = "[...document.querySelectorAll('.tiles')].filter((each) => each.scrollWidth > each.clientWidth + 1).length"
+    assert page.evaluate(wide) == 0
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])

@@ -15,7 +15,7 @@ from .figures import GAP
 METHOD_NAMES = {"frepo": "FRePo", "rat": "RaT-BPTT"}  # the others are capitals
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 SHOWN_PIXELS = 56  # about, of an image's side on the page; whole multiples of its own pixels
-PHONE_PIXELS = 320  # a row of images fits a phone
+PHONE_PIXELS = 280  # a row of images fits a phone
 STRIP = 4  # sets on top of the page
 LARGE = (
     64  # pixels of a side from which on a gallery is a file beside the page, which browsers load when it is looked at
