@@ -45,7 +45,7 @@ def stage(recipe, runtime):
             if stacks["distilled"].start is not None:
                 rows["perturbed"] = perturbed_accuracies(net, sets["distilled"], real, 0)
             if whole := vars(recipe).get("whole"):
-                accuracy = whole_set_accuracy(net, real, cell.distill.label_start, whole)
+                accuracy = whole_set_accuracy(net, real, cell.distill.labels, whole)
                 rows["whole_set"] = {"accuracy": accuracy.tolist()}
                 means[net]["whole_set"] = round(accuracy.mean().item(), 2)
                 print(f"{net:14} {'whole_set':16} {accuracy.mean():.2f} %", flush=True)

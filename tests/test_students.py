@@ -5,11 +5,12 @@ import torch
 
 from lib.augment import augmented
 from lib.augment import frepo as augment
+from lib.config.load import load_params
 from lib.config.models import Protocol
 from lib.data.labels import initial_labels
 from lib.data.preprocess import Preprocess
 from lib.data.real import RealSet
-from lib.evaluation.accuracy import krr_accuracy
+from lib.evaluation.accuracy import krr_accuracy, whole_set_accuracy
 from lib.methods.kernel_regression import krr_predict
 from lib.networks import build
 from lib.rng import class_minibatches, generator
@@ -144,6 +145,17 @@ def test_evaluation_separates_easy_classes_and_reports_each_network():
     assert accuracy.shape == (2, 3) and accuracy.min() > 90
     noise = evaluate("conv2-w32", torch.randn_like(good), labels, real, protocol, seed=0)
     assert noise.mean() < 40
+
+
+def test_on_the_whole_training_set_labels_have_the_methods_form():
+    real = blobs(n=100)
+    protocol = Protocol(num_nets=2, steps=5, lr=1e-3, warmup=0, lr_final=1.0, batch=50, shuffle=True, augment="none")
+    for labels in ("centred", "one_hot"):
+        y = initial_labels(real.train_y, real.num_classes, labels)[None]
+        expected = evaluate("conv2-w32", real.train_x[None], y, real, protocol, "whole set")[0]
+        assert torch.equal(whole_set_accuracy("conv2-w32", real, labels, protocol), expected)
+    cell = load_params().cells["quickstart-frepo-digits-ipc1"]
+    assert cell.evaluate.whole and cell.distill.labels == "centred"
 
 
 def test_accuracy_counts_every_test_image_once():
