@@ -239,6 +239,7 @@ def test_accuracy_during_distillation_is_drawn_and_written_where_it_was_watched(
     page = (tmp_path / "index.html").read_text()
     assert page.count("<title>often, seed 0</title>") == 1 and "<title>once, seed" not in page
     assert "<title>often, seed 2: 50.2 % after 30 s</title>" in page, "against processor time too"
+    assert page.count("<title>46.8 published</title>") == 1, "beside the published figure"
     learning_curves(tmp_path, curves)
     assert (tmp_path / "steps.csv").read_text().splitlines()[:3] == [
         "cell,seed,step,accuracy,wall_s,cpu_s", "often,0,5,10.0,10.0,15.0", "often,0,10,50.25,20.0,30.0"

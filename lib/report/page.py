@@ -39,7 +39,7 @@ def write_page(folder, suites, pairs, external=(), published=()):
         suite["cards"] = cards(suite)
     by_cell = {card["cell"]: card for suite in suites for card in suite["cards"]}
     values = {
-        "suites": suites, "rows": rows, "cards": by_cell, "pairs": pairs, "external": external, "judged": JUDGED,
+        "suites": suites, "rows": rows, "pairs": pairs, "external": external,
         "counts": counts(rows, published), "overview": overview(rows, published), "times": against_time(suites),
         "strip": strip(by_cell.values()), "beside": side_by_side(by_cell.values()),
         "sizes": against_bytes(by_cell.values()),
@@ -201,8 +201,10 @@ def against_time(suites):
         title = f"{dataset}, {ipc} image{'s' * (ipc > 1)} a class"
         minutes = max(timed[-1]["cpu_s"] for _, _, timed in runs) > 300
         lines = [line(*run, "cpu_s", 60 if minutes else 1) for run in runs]
+        figures = {row["published_mean"] or row["unverified_mean"] for row, _, _ in runs} - {None}
+        levels = [{"y": figure, "title": f"{figure} published"} for figure in sorted(figures)]
         unit = "minutes" if minutes else "seconds"
-        charts.append(chart(title, f"processor {unit}", "test accuracy (%)", lines=lines, log=True))
+        charts.append(chart(title, f"processor {unit}", "test accuracy (%)", lines=lines, levels=levels, log=True))
     return charts
 
 
