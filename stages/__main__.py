@@ -59,7 +59,8 @@ def arguments():
             name, help=words, description=words, epilog=f"example: python -m stages {name} {example}".rstrip()
         )
         if row:
-            command.add_argument("key", help=f"a key of `{row[0]}` in params.yaml")
+            inside = {"nargs": "?"} if f"{name}@" in os.environ.get("DVC_STAGE", "") else {}  # it has the key
+            command.add_argument("key", help=f"a key of `{row[0]}` in params.yaml", **inside)
         for option, settings in OPTIONS.get(name, {}).items():
             command.add_argument(f"--{option}", **settings)
     return vars(parser.parse_args())

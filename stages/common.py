@@ -17,6 +17,8 @@ from lib.files import FileError, read_json
 from lib.tracking import Tracker
 from lib.training.loop import NonFiniteLoss, Stopped
 
+from .process import key_of
+
 ROOT = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # the user's repository, also where DVC runs a copy of it
 PREPARED, PREPROCESSING = Path("data/prepared"), Path("data/preprocessing")
 EXPERTS, DISTILLED, EVALUATED = (Path("build") / name for name in ("experts", "distill", "evaluate"))
@@ -36,7 +38,7 @@ def run(stage, name, key=None, **options):
             from .plan import stage as plan
 
             plan()
-        recipe, runtime = read_recipe(name, key or "all"), Settings.of(read_json(PLAN / "runtime.json"))
+        recipe, runtime = read_recipe(name, key or key_of(name)), Settings.of(read_json(PLAN / "runtime.json"))
         runtime = runtime.changed(**{key: own_path(getattr(runtime, key)) for key in ("archives", "imagenet_dir")})
         gc.enable()  # __main__.py turned it off
         return stage(recipe, runtime, **options)

@@ -15,9 +15,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from ..data.sources import SOURCES
 from ..files import read_yaml
 from . import checks, models
-from .settings import ParamsError, Settings
+from .settings import KEY, ParamsError, Settings
 
-KEY = r"[A-Za-z0-9_-]+"  # a key is a file's name and a part of a command line
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 ROWS = {  # the model of a table's rows, and the check of each against the others
     "datasets": (models.Dataset, checks.dataset),
@@ -73,6 +72,8 @@ class Reader:
         self.errors += [f"{name}: missing; must be {kind}" for name, kind in kinds.items()]
         given = {name: self.mapping(top[name], name) for name in known if name in top and name != "suites"}
         suites = self.validated(models.tuple_of(str), top.get("suites", []), "suites") or ()
+        for suite in (suite for suite in suites if not re.fullmatch(KEY, suite)):
+            self.error("suites", suite, "a suite's name may hold letters, digits, - and _ alone")
         self.names = {name: list(given.get(name, ())) for name in ROWS} | {"suites": suites}
         self.names["experts"].append("none")
         runtime = self.validated(models.Runtime, given.get("runtime", {}), "runtime")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from ..files import read_json
 
 PLAN = Path("build/plan")
+KEY = r"[A-Za-z0-9_-]+"  # of a key and of a suite: a part of names of files and of DVC's stages
 
 
 class ParamsError(Exception):
