@@ -1,5 +1,6 @@
 """Check params.yaml and write a recipe for each stage and row: all that its result depends on, into build/plan."""
 
+import os
 from pathlib import Path
 
 from lib.config.load import load_params
@@ -8,10 +9,13 @@ from lib.config.settings import PLAN
 from lib.files import read_yaml, replacing
 
 from .common import EXPERTS, REPORTS
+from .guard import mend
 
 
 def stage():
-    """Write every recipe that is new or changed."""
+    """Write every recipe that is new or changed. By hand, mend what a DVC that was killed left, too."""
+    for words in mend() if "DVC_STAGE" not in os.environ else ():
+        print(f"plan: {words}", flush=True)
     params = load_params()
     count, written = write_plan(params)
     if written:

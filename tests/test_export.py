@@ -22,7 +22,7 @@ from lib.data.preprocess import fit
 from lib.data.real import load_arrays, load_real
 from lib.data.sources import SOURCES
 from lib.evaluation.external import read_external
-from lib.files import FileError, read_json, write_json, write_metrics
+from lib.files import FileError, read_json, sha256, write_json, write_metrics
 from lib.report.export import LICENCES, class_folders, export_set, normalisation_code
 from lib.rng import generator
 from lib.synthetic.set import DistilledSet, load_set, save_set
@@ -196,10 +196,10 @@ def test_the_command_writes_a_cell_and_says_in_one_sentence_why_not(digits, prep
         return capsys.readouterr().out
 
     folder = tmp_path / "build/distill/digits"
-    for seed in (0, 1):
-        save_set(folder / key / f"seed{seed}.safetensors", [{"x": real.train_x[:10] + seed, "y": torch.eye(10)}])
-    made = {"date": "today", "commit": "abc", "device": "CPU", "torch": "2"}
-    write_json(folder / key / "history.json", {"seeds": {"0": made, "1": made}})
+    files = [folder / key / f"seed{seed}.safetensors" for seed in (0, 1)]
+    for seed, path in enumerate(files):
+        save_set(path, [{"x": real.train_x[:10] + seed, "y": torch.eye(10)}])
+    write_history(files)
     assert "10 images" in run(key, "npz", "mine/set", 1)
     loaded = np.load(tmp_path / "mine/set/set.npz", allow_pickle=False)
     assert np.array_equal(loaded["x"], real.train_x[:10].numpy() + 1) and "Not measured" in card_of(
@@ -212,7 +212,17 @@ def test_the_command_writes_a_cell_and_says_in_one_sentence_why_not(digits, prep
     assert f"| {NET} | 55.00 | 5.00 | 2 |" in card and "commit: abc" in card and "lr_img: " in card
     assert "found 7; " in run(key, "npz", seed=7)
     save_set(folder / text / "seed0.safetensors", [{"x": torch.zeros(4, 1, 2, 2), "y": torch.eye(4)}])
+    write_history([folder / text / "seed0.safetensors"])
     assert "export writes images" in run(text, "npz")
+    save_set(files[0], [{"x": real.train_x[:10] - 1, "y": torch.eye(10)}])
+    assert re.search("seed0.safetensors: changed since `distill` wrote it, found SHA-256", run(key, "npz"))
+
+
+def write_history(files):
+    """history.json beside distilled sets, as the distill stage leaves it."""
+    made = {"date": "today", "commit": "abc", "device": "CPU", "torch": "2"}
+    seeds = {str(seed): {**made, "files": {path.name: sha256(path)}} for seed, path in enumerate(files)}
+    write_json(files[0].with_name("history.json"), {"seeds": seeds})
 
 
 def card_of(folder):
