@@ -19,13 +19,15 @@ def arguments(process):
 
 
 def forced():
-    """Whether a DVC command with --force started this stage. DVC does not say so: its arguments are parsed again."""
-    if "DVC_STAGE" not in os.environ:
-        return False
-    process = dvc_process()
-    given = arguments(process) if process else []
-    if not any(word.startswith("-") and "f" in word for word in given):
-        return False  # the parser of DVC takes half a second to import
+    """Whether a DVC command with --force started this stage."""
+    process = dvc_process() if "DVC_STAGE" in os.environ else None
+    return process is not None and has_force(arguments(process))
+
+
+def has_force(words):
+    """Whether the arguments of a DVC command have --force among them, as DVC's own parser reads them."""
+    if not any(word.startswith("-") and "f" in word for word in words):
+        return False  # the parser takes half a second to import
     from dvc.cli import parse_args
 
-    return bool(getattr(parse_args(given), "force", False))
+    return bool(getattr(parse_args(words), "force", False))

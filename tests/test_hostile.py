@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from stages import guard
+from stages.force import has_force
 
 from .test_resume import one_cell
 from .toy import CELL, ENV, clone, commit, dvc, edit, ran, stages, started
@@ -75,6 +76,31 @@ def test_a_stage_takes_its_key_from_dvc_in_a_folder_below_too(folder):
     assert ran(output) == ["../dvc.yaml:prepare@digits"]
     undo(folder)
     assert "found 'digit'; must be one of its" in stages(folder, "prepare", "digit"), "by hand it is given one"
+
+
+@pytest.mark.parametrize(
+    "line, force",
+    [
+        ("repro -f evaluate@x", True),
+        ("repro --force evaluate@x", True),
+        ("repro -fs evaluate@x", True),
+        ("repro -qf", True),
+        ("repro -sfq evaluate@x", True),
+        ("exp run -f -n fast", True),
+        ("exp run -nfast -f", True),
+        ("repro --forc evaluate@x", True),
+        ("repro evaluate@x-fast", False),
+        ("repro --force-downstream", False),
+        ("exp run -nfast", False),
+        ("exp run -qnf", False),
+        ("exp run -S cells.x.distill.flip=true", False),
+        ("exp run --set-param=f=1 --name=-f", False),
+        ("repro --pull -s -- fast", False),
+        ("repro -s -- -f", False),
+    ],
+)
+def test_what_dvc_takes_for_force_is_force_and_nothing_else(line, force):
+    assert has_force(line.split()) is force
 
 
 def flip(path):
@@ -198,8 +224,8 @@ def test_a_lock_file_that_is_cut_off_anywhere_is_what_it_was_or_what_it_should_b
     lock.write_text(text)
     assert guard.mend(kept) == [] and lock.read_text() == text
     shutil.copy(lock, folder / ".dvc/tmp/dvc.lock.copy")
-    (folder / "dvc.lock").write_text(text[: len(text) // 2])
-    assert "dvc.lock" in dvc(folder, "status", "plan", check=False)
+    (folder / "dvc.lock").write_text(text[: text.rindex("deps:") + 5])
+    assert "dvc.lock" in dvc(folder, "status", "plan", check=False), "DVC refuses it, naming it"
     assert "plan: dvc.lock was cut off; it is as it was before" in stages(folder, "plan")
     assert (folder / "dvc.lock").read_text() == text
 
@@ -208,7 +234,7 @@ def test_dvc_killed_while_it_writes_its_lock_file_goes_on_without_a_word_of_ours
     (folder / "dvc.lock").unlink()
     process = started(folder, "repro", f"evaluate@{CELL}")
     lock, sizes = folder / "dvc.lock", [0]
-    while not sizes[-1] or sizes[-1] >= max(sizes):
+    while not max(sizes) or sizes[-1] >= max(sizes):
         assert process.poll() is None
         sizes.append(lock.stat().st_size if lock.exists() else 0)
     os.killpg(process.pid, signal.SIGKILL)
