@@ -32,12 +32,12 @@ def replacing(path):
 
 def write_json(path, value):
     with replacing(path) as tmp:
-        tmp.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        tmp.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path):
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileError(f"{path}: not found; run the stage that writes it (`dvc repro`)") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

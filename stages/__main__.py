@@ -64,6 +64,7 @@ def arguments():
 
 if __name__ == "__main__":
     signals.on_signals(signals.leave)
+    sys.stdout.reconfigure(errors="replace")  # ± where the locale has none
     given = arguments()
     name = given.pop("stage")
     if "DVC_STAGE" in os.environ:

@@ -57,7 +57,7 @@ def stage():
 def stale_by_data(addresses):
     """{address: what else of it has changed than its command and its plan} of the stale ones, as DVC says it."""
     ask = ["dvc", "status", "--json", *addresses]
-    status = json.loads(subprocess.run(ask, check=True, capture_output=True, text=True).stdout) if addresses else {}
+    said = subprocess.run(ask, check=True, capture_output=True).stdout if addresses else b"{}"
     return {
         address: [
             f"{path} is {how}"
@@ -65,5 +65,5 @@ def stale_by_data(addresses):
             for path, how in (next(iter(change.values())) if isinstance(change, dict) else {}).items()
             if not path.startswith(f"{PLAN.as_posix()}/")
         ]
-        for address, changes in status.items()
+        for address, changes in json.loads(said).items()
     }

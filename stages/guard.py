@@ -1,9 +1,8 @@
 """A process beside DVC that mends what DVC leaves when it is killed: `python -m stages.guard`, started by each stage.
 
-DVC writes dvc.lock in place at the end of each stage, for a third of a second, and .dvc/tmp/rwlock: a file that is cut
-off there is one that every later command refuses. So dvc.lock is copied while a stage runs, when DVC writes nothing,
-and looked at when DVC has ended; what the copy lacks comes out of DVC's run cache. Where the guard was killed with all
-the rest, `python -m stages plan` does the same. Imports neither torch nor lib.
+DVC writes dvc.lock in place at the end of each stage, for a third of a second, and .dvc/tmp/rwlock; cut off, they stop
+every later command. So dvc.lock is copied while a stage runs, when DVC writes nothing, and looked at when DVC has
+ended; what the copy lacks is in DVC's run cache. `python -m stages plan` does the same by hand.
 """
 
 import contextlib
@@ -13,6 +12,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 from .force import dvc_process
 
@@ -27,48 +28,35 @@ def start():
 
 def watch():
     """Copy dvc.lock; mend DVC's files when the DVC that runs the stage has ended. A later stage has its own guard."""
-    import psutil
-
-    if not (dvc := dvc_process()):
-        return
-    if stages_of(LOCK):
+    dvc = dvc_process()
+    if kept := stages_of(LOCK) or []:
         put(LOCK, COPY)
-    else:  # DVC makes it at the end of this stage
+    elif not LOCK.exists():  # DVC makes it at the end of this stage
         COPY.unlink(missing_ok=True)
-    made, kept = number(), stages_of(COPY) or []
-    while number() == made:
-        with contextlib.suppress(psutil.TimeoutExpired):
-            dvc.wait(timeout=1)
-            mend(kept)
-            return
+    mine = COPY.stat().st_ino if COPY.exists() else None
+    while mine == (COPY.stat().st_ino if COPY.exists() else None):
+        if not dvc or psutil.wait_procs([dvc], timeout=1)[0]:
+            return mend(kept)
 
 
 def mend(kept=()):
-    """Replace a dvc.lock that is cut off by its copy, and remove such an rwlock -> what was done, a sentence each.
+    """Where they are cut off, and no DVC is at work: put dvc.lock's copy in its place, remove rwlock -> sentences.
 
-    kept: the names of the stages that dvc.lock had in the copy, where that is of just now. Nothing is done while a DVC
-    is at work.
+    kept: the stages of a copy of just now.
     """
     import zc.lockfile  # as DVC locks
 
-    try:
-        lock = zc.lockfile.LockFile(BUSY)
-    except (zc.lockfile.LockError, FileNotFoundError):
-        return []
-    done, stages = [], stages_of(LOCK)
-    if LOCK.exists() and (stages is None or stages == kept[: len(stages)] != kept):
-        if COPY.exists():
-            put(COPY, LOCK)
-        else:
-            LOCK.unlink()
-        done.append(f"{LOCK} was cut off; it is as it was before the last stage, whose results are in DVC's cache")
-    with contextlib.suppress(FileNotFoundError):
+    done = []
+    with contextlib.suppress(zc.lockfile.LockError, FileNotFoundError), contextlib.closing(zc.lockfile.LockFile(BUSY)):
+        stages = stages_of(LOCK)
+        if LOCK.exists() and (stages is None or stages == kept[: len(stages)] != kept):
+            put(COPY, LOCK) if COPY.exists() else LOCK.unlink()
+            done.append(f"{LOCK} was cut off; it is as it was before the last stage, whose results are in DVC's cache")
         try:
             json.loads(RWLOCK.read_text(encoding="utf-8"))
         except ValueError:
             RWLOCK.unlink()
             done.append(f"{RWLOCK} was cut off and is removed")
-    lock.close()
     return done
 
 
@@ -87,11 +75,6 @@ def put(source, target):
     tmp = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.copyfile(source, tmp)
     tmp.replace(target)
-
-
-def number():
-    """Which copy there is: a guard makes a new file."""
-    return COPY.stat().st_ino if COPY.exists() else None
 
 
 if __name__ == "__main__":

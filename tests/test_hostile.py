@@ -88,7 +88,6 @@ def test_a_stage_takes_its_key_from_dvc_in_a_folder_below_too(folder):
         ("repro -sfq evaluate@x", True),
         ("exp run -f -n fast", True),
         ("exp run -nfast -f", True),
-        ("repro --forc evaluate@x", True),
         ("repro evaluate@x-fast", False),
         ("repro --force-downstream", False),
         ("exp run -nfast", False),
@@ -240,4 +239,17 @@ def test_dvc_killed_while_it_writes_its_lock_file_goes_on_without_a_word_of_ours
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     dvc(folder, "repro", f"evaluate@{CELL}")
+    undo(folder)
+
+
+def test_texts_are_utf8_whatever_the_locale(folder):
+    """The page and its tables are the same, and a terminal without ± gets a question mark."""
+    pages = []
+    for locale in ({}, {"LC_ALL": "C", "PYTHONUTF8": "0"}):
+        for args in (("index",), ("table", "digits")):
+            command = [sys.executable, "-m", "stages", *args]
+            done = subprocess.run(command, cwd=folder, env={**ENV, **locale}, capture_output=True)
+            assert done.returncode == 0, done.stderr
+        pages.append([(folder / "reports" / name).read_bytes() for name in ("index.html", "README.md", "paired.json")])
+    assert pages[0] == pages[1] and "±".encode() in pages[1][1] and b" ? " in done.stdout
     undo(folder)

@@ -67,7 +67,7 @@ def checked_classes(folder, labels):
 
 def validation_classes(path, labels):
     """Pairs (image name, WordNet id) of the validation images of these classes, from ImageNet's table."""
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in csv.DictReader(file)]
     return sorted((row for row in rows if row[1] in labels), key=lambda row: (labels[row[1]], row[0]))
 

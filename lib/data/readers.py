@@ -74,7 +74,7 @@ def usps(files, packed, split, resolution):
         arrays = np.load(files[0], allow_pickle=False)
         values, labels = arrays[f"x_{split}"].reshape(-1, 256) / 1000, arrays[f"y_{split}"]
     else:
-        with bz2.open(files[SPLITS.index(split)], "rt") as file:
+        with bz2.open(files[SPLITS.index(split)], "rt", encoding="utf-8") as file:
             lines = [line.split() for line in file if line.strip()]
         labels = np.array([int(line[0]) - 1 for line in lines])
         values = np.zeros((len(lines), 256))
