@@ -12,6 +12,8 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+REMEDY = "delete it and run its stage again"
+
 
 class FileError(Exception):
     """A file that is missing, damaged or not what it should be; the message says what to do."""
@@ -32,33 +34,26 @@ def replacing(path):
 
 def write_json(path, value):
     with replacing(path) as tmp:
-        tmp.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        tmp.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path):
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
     except FileNotFoundError:
         raise FileError(f"{path}: not found; run the stage that writes it (`dvc repro`)") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: not valid JSON ({error}); delete it and run its stage again") from None
+    except (ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 are ValueErrors
+        raise FileError(f"{path}: not valid JSON ({error}); {REMEDY}") from None
+
+
+def refuse(constant):
+    raise ValueError(f"{constant} is no number")
 
 
 def read_yaml(path):
     return yaml.load(
         Path(path).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     )  # C: the same, quicker
-
-
-def write_metrics(path, means, record):
-    """Write means, scalars by name, for DVC's tables, and the whole record in a list, which the tables leave out."""
-    write_json(path, {**means, "measured": [record]})
-
-
-def read_metrics(path):
-    """The record of a metrics file."""
-    (record,) = read_json(path)["measured"]
-    return record
 
 
 def link(source, target):
@@ -90,14 +85,38 @@ def load_tensors(path, device="cpu"):
         with safe_open(path, framework="pt", device=str(device)) as file:
             meta = json.loads((file.metadata() or {}).get("json", "{}"))
             return {k: file.get_tensor(k) for k in file.keys()}, meta
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise FileError(
-            f"{path}: not a complete safetensors file ({error}); delete it and run its stage again"
-        ) from None
+    except (SafetensorError, ValueError) as error:  # bad JSON and bad UTF-8 are ValueErrors
+        raise FileError(f"{path}: not a complete safetensors file ({error}); {REMEDY}") from None
 
 
-def save_state(path, state):
-    """Write a nested state (dicts and lists of tensors and JSON values, as `state_dict()` returns) without pickle."""
+def save_sealed(path, tensors, **meta):
+    """As `save_tensors`, with a digest of all that the file holds."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    save_tensors(path, tensors, **meta, digest=digest_of(tensors, meta))
+
+
+def load_sealed(path, device="cpu"):
+    """Read what `save_sealed` wrote, as `load_tensors` does; FileError where a bit of it has changed."""
+    tensors, meta = load_tensors(path)
+    if not isinstance(meta, dict) or meta.pop("digest", None) != digest_of(tensors, meta):
+        raise FileError(f"{path}: damaged: it differs from the digest that it was written with; {REMEDY}")
+    return {k: v.to(device) for k, v in tensors.items()}, meta
+
+
+def digest_of(tensors, meta):
+    """SHA-256 of tensors on the CPU, with their names, dtypes and shapes, and of JSON-able metadata."""
+    whole = hashlib.sha256(json.dumps(meta).encode())
+    for name, tensor in sorted(tensors.items()):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return whole.hexdigest()
+
+
+def save_state(path, state, owner):
+    """Write a nested state (dicts and lists of tensors and JSON values, as `state_dict()` returns) without pickle.
+
+    owner: a text that says whose state it is.
+    """
     tensors = {}
 
     def strip(node):
@@ -111,12 +130,14 @@ def save_state(path, state):
         return node
 
     tree = strip(state)
-    save_tensors(path, tensors, tree=tree)
+    save_sealed(path, tensors, tree=tree, owner=owner)
 
 
-def load_state(path, device="cpu"):
-    """Read what `save_state` wrote, tensors on `device`."""
-    tensors, meta = load_tensors(path, device)
+def load_state(path, owner, device="cpu"):
+    """Read what `save_state` wrote for this owner, tensors on `device`; FileError for what is another's."""
+    tensors, meta = load_sealed(path, device)
+    if meta.get("owner") != owner:
+        raise FileError(f"{path}: a state of {meta.get('owner')!r}, not of {owner!r}; {REMEDY}")
 
     def restore(node):
         if isinstance(node, list):
@@ -125,6 +146,4 @@ def load_state(path, device="cpu"):
             return tensors[node["$tensor"]] if "$tensor" in node else {k: restore(v) for k, v in node["$dict"]}
         return node
 
-    if "tree" not in meta:
-        raise FileError(f"{path}: a safetensors file, but not a saved state; delete it and run its stage again")
     return restore(meta["tree"])

@@ -9,7 +9,7 @@ from lib.config.recipes import recipes, write_plan
 from lib.config.settings import PLAN, ParamsError, Settings
 from lib.files import read_json, read_yaml
 
-from .checkpoints import CHECKPOINTS, identity, inputs_of_cell, inputs_of_experts
+from .identity import identity, inputs_of_cell, inputs_of_experts, rename
 
 INPUTS = {"distill": inputs_of_cell, "experts": inputs_of_experts}
 
@@ -32,9 +32,7 @@ def stage():
         if old != new and {**old, "code": None} == {**new, "code": None}:
             accepted.append(address)
             if name in INPUTS:
-                before, after = (CHECKPOINTS / key / identity(*INPUTS[name](Settings.of(each))) for each in (old, new))
-                if before.exists() and not after.exists():
-                    before.rename(after)  # so that further seeds or experts join those that are there
+                rename(key, *(identity(*INPUTS[name](Settings.of(each))) for each in (old, new)))
     if unknown:
         raise ParamsError(
             f"{', '.join(unknown)}: the recipe in {PLAN} is not the one of dvc.lock, so that nothing tells what has "

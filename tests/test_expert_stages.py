@@ -56,7 +56,7 @@ def folder(project, tmp_path_factory):
             "digits": {
                 **params["experts"]["digits"],
                 "net": "convnet2-w8-instance",
-                "count": 3,
+                "count": 4,
                 "held_out": 1,
                 "epochs": 2,
                 "keep": 2,
@@ -88,28 +88,48 @@ def test_experts_and_the_cells_of_them(folder):
     assert len(shown["scores"]) > 4
     assert shown == {"scores": pytest.approx({name: mean for name, (mean, _) in row["scores"].items()}, abs=0.06)}
     assert any(
-        figure["file"] == "digits.experts.svg" and "3 of convnet2-w8-instance" in figure["caption"]
+        figure["file"] == "digits.experts.svg" and "4 of convnet2-w8-instance" in figure["caption"]
         for figure in results["figures"]
     )
 
 
 def test_more_experts_join_those_that_are_there(folder):
     before = read_json(folder / "build/experts/digits/index.json")["experts"]
-    toy.edit(folder, lambda params: params["experts"]["digits"].update(count=4))
+    toy.edit(folder, lambda params: params["experts"]["digits"].update(count=6))
     output = toy.dvc(folder, "repro", "experts@digits")
-    assert "3 expert(s) are there, 1 to train" in output
+    assert "4 expert(s) are there; to train: [4, 5]" in output
     after = read_json(folder / "build/experts/digits/index.json")["experts"]
-    assert after[:3] == before and len(after) == 4
+    assert after[:4] == before and len(after) == 6
     assert "to distil: [0]" in toy.dvc(folder, "repro", f"distill@{CELL}"), "other experts, another set"
     toy.edit(folder, lambda params: params["experts"]["digits"].update(lr=0.04))
-    assert "0 expert(s) are there, 4 to train" in toy.dvc(folder, "repro", "experts@digits")
+    assert "0 expert(s) are there; to train: [0, 1, 2, 3, 4, 5]" in toy.dvc(folder, "repro", "experts@digits")
+
+
+def test_lost_and_damaged_experts_are_trained_again_alone_to_the_same_bits(folder):
+    """One of each group: the first is gone, of the other a bit has changed."""
+    (done,) = (folder / ".checkpoints/digits").glob("*/done")
+    before = read_json(folder / "build/experts/digits/index.json")["experts"]
+    (done / "expert0001.safetensors").unlink()
+    path = done / "expert0002.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 4
+    path.unlink()
+    path.write_bytes(data)
+    shutil.rmtree(folder / "build/experts/digits")
+    times = {name: (done / f"expert000{name}.safetensors").stat().st_mtime_ns for name in (0, 3)}
+    output = toy.stage(folder, "experts", "digits")
+    assert "2 expert(s) are there; to train: [1, 2]" in output
+    after = read_json(folder / "build/experts/digits/index.json")["experts"]
+    assert [expert["sha256"] for expert in after] == [expert["sha256"] for expert in before]
+    assert [expert["file"] for expert in after] == [f"expert000{i}.safetensors" for i in range(4)]
+    assert times == {name: (done / f"expert000{name}.safetensors").stat().st_mtime_ns for name in (0, 3)}
 
 
 def test_groups_on_two_devices_give_the_experts_of_one(folder):
     """Groups of two experts, both at once; here the second device is the first once more."""
     out = folder / "build/experts/digits"
     toy.dvc(folder, "repro", "--single-item", "experts@digits")
-    weights = [load_tensors(out / f"expert000{i}.safetensors")[0]["weights"] for i in range(4)]
+    weights = [load_tensors(out / f"expert000{i}.safetensors")[0]["weights"] for i in range(6)]
     curves = [expert["test"] for expert in read_json(out / "index.json")["experts"]]
     shutil.rmtree(folder / ".checkpoints/digits")
     code = "import stages.common as c, stages.experts as s; s.devices_of = lambda runtime: [s.device_of(runtime)] * 2; "
@@ -118,7 +138,7 @@ def test_groups_on_two_devices_give_the_experts_of_one(folder):
     assert done.returncode == 0 and "on 2 device(s)" in done.stdout, done.stderr[-2000:]
     index = read_json(out / "index.json")["experts"]
     assert [expert["test"] for expert in index] == curves and [expert["file"] for expert in index] == [
-        f"expert000{i}.safetensors" for i in range(4)
+        f"expert000{i}.safetensors" for i in range(6)
     ]
     for i, before in enumerate(weights):
         assert load_tensors(out / f"expert000{i}.safetensors")[0]["weights"].allclose(before, atol=1e-5)

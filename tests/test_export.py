@@ -22,7 +22,8 @@ from lib.data.preprocess import fit
 from lib.data.real import load_arrays, load_real
 from lib.data.sources import SOURCES
 from lib.evaluation.external import read_external
-from lib.files import FileError, read_json, write_json, write_metrics
+from lib.files import FileError, read_json, sha256
+from lib.records import write_metrics, write_record
 from lib.report.export import LICENCES, class_folders, export_set, normalisation_code
 from lib.rng import generator
 from lib.synthetic.set import DistilledSet, load_set, save_set
@@ -199,14 +200,18 @@ def test_the_command_writes_a_cell_and_says_in_one_sentence_why_not(digits, prep
     for seed in (0, 1):
         save_set(folder / key / f"seed{seed}.safetensors", [{"x": real.train_x[:10] + seed, "y": torch.eye(10)}])
     made = {"date": "today", "commit": "abc", "device": "CPU", "torch": "2"}
-    write_json(folder / key / "history.json", {"seeds": {"0": made, "1": made}})
+    run_of = {"history": [], "losses": [], "wall_s": 1.0}
+    digests = {seed: {(name := f"seed{seed}.safetensors"): sha256(folder / key / name)} for seed in (0, 1)}
+    seeds = {str(seed): {**made, "runs": [run_of], "files": files} for seed, files in digests.items()}
+    write_record(folder / key / "history.json", {"cell": key, "identity": "some", "seeds": seeds})
     assert "10 images" in run(key, "npz", "mine/set", 1)
     loaded = np.load(tmp_path / "mine/set/set.npz", allow_pickle=False)
     assert np.array_equal(loaded["x"], real.train_x[:10].numpy() + 1) and "Not measured" in card_of(
         tmp_path / "mine/set"
     )
-    rows = {NET: {"distilled": {"accuracy": [[50.0, 60.0], [1.0, 1.0]]}}}
-    write_metrics(tmp_path / f"build/evaluate/digits/{key}.json", {}, {"seeds": [0, 1], "nets": rows})
+    rows = {NET: {kind: {"accuracy": [[50.0, 60.0], [1.0, 1.0]]} for kind in ("distilled", "real_subset")}}
+    record = {"cell": key, "seeds": [0, 1], "nets": rows, **made}
+    write_metrics(tmp_path / f"build/evaluate/digits/{key}.json", {}, record)
     assert "build/export" in run(key, "folder")
     card = card_of(tmp_path / f"build/export/{key}-seed0-folder")
     assert f"| {NET} | 55.00 | 5.00 | 2 |" in card and "commit: abc" in card and "lr_img: " in card

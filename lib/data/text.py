@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..files import FileError, load_tensors, save_tensors
+from ..files import FileError, load_sealed, save_sealed
 from ..rng import generator
 from . import READERS
 from .sources import SOURCES, members, own_copy
@@ -138,11 +138,11 @@ class WordVectors:
         self.words, self.vectors, self.length = words, vectors, length
 
     def save(self, path, **meta):
-        save_tensors(path, {"vectors": self.vectors}, words=self.words, length=self.length, **meta)
+        save_sealed(path, {"vectors": self.vectors}, words=self.words, length=self.length, **meta)
 
     @classmethod
     def load(cls, path):
-        tensors, meta = load_tensors(path)
+        tensors, meta = load_sealed(path)
         return cls(meta["words"], tensors["vectors"], meta["length"])
 
     def decode(self, x):
