@@ -116,6 +116,7 @@ def test_every_stage_explains_itself():
 
 # The rooms from the ground up; a room imports those below it alone.
 FLOORS = (
+    ("strict_yaml",),
     ("files", "rng", "registry", "tracking", "progress"),
     ("data", "augment", "networks"),
     ("synthetic", "autodiff", "own"),
