@@ -115,6 +115,7 @@ def test_every_stage_explains_itself():
 
 # The rooms from the ground up; a room imports those below it alone.
 FLOORS = (
+    ("strict_yaml",),
     ("files", "rng", "registry", "tracking", "progress"),
     ("records",),
     ("data", "augment", "networks"),
