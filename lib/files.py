@@ -59,6 +59,12 @@ def parsing(path, problem, remedy):
         told = "".join(letter if letter.isprintable() else "?" for letter in told)
         if isinstance(error, OSError) and error.errno:  # of the machine, not of the file
             problem, told = "cannot be read", error.strerror
+        elif isinstance(error, MemoryError):
+            problem, told, remedy = (
+                "cannot be read",
+                "no memory is left",
+                "end other programs, or take a larger machine",
+            )
         raise FileError(f"{path}: {problem} ({told}); {remedy}") from None
 
 

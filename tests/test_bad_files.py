@@ -11,6 +11,7 @@ import re
 import resource
 import signal
 import struct
+import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -666,7 +667,9 @@ def test_a_bad_file_is_answered_by_one_sentence(tmp_path, answer, name, content,
     sentence = str(told.value)
     assert re.search(words, sentence), sentence
     assert str(tmp_path) in sentence and len(sentence.splitlines()) == 1 and len(sentence) < 500 + 5 * len(str(path))
-    assert not re.search("MemoryError|allocate", sentence), "memory is not asked for what a file declares"
+    assert not re.search("MemoryError|memory is left|allocate", sentence), (
+        "memory is not asked for what a file declares"
+    )
 
 
 def test_what_is_unusual_and_right_is_read(tmp_path):
@@ -694,12 +697,12 @@ def test_a_million_frames_and_a_thousand_folders_cost_no_time(tmp_path):
     gif = saved((8, 8), "GIF")
     frame = gif[gif.index(b",") : -1]
     path = tmp_path / "a.gif"
-    path.write_bytes(gif[:-1] + frame * (10_000_000 // len(frame)) + b";")
+    path.write_bytes(gif[:-1] + frame * 10**6 + b";")
     with bounded():
         assert shown(path).shape == (8, 8, 3)
     root = own_folder(tmp_path / "mine", "cat", "dog")
     inner = root / "cat"
-    for _ in range(1500):  # more than Python's limit of calls
+    for _ in range(1100):  # more than Python's limit of calls
         inner = inner / "a"
         inner.mkdir()
     (root / "dog/0.png").rename(inner / "0.png")
@@ -707,6 +710,7 @@ def test_a_million_frames_and_a_thousand_folders_cost_no_time(tmp_path):
     with bounded():
         found = picture_folder(root)
     assert inner / "0.png" in [path for pairs in found.pairs.values() for path, _ in pairs]
+    subprocess.run(["rm", "-r", root], check=True)  # pytest would, by as many calls in calls
 
 
 # Changed at random: a file is read as it then is, or refused in one sentence
@@ -763,14 +767,14 @@ HEADER = len(SETS[".safetensors"]) - 4 * (X.numel() + Y.numel())  # bytes of its
 
 
 @pytest.mark.parametrize("ending", SETS)
-@several(600)
+@several(250)
 @given(drawn=st.data())
 def test_a_changed_set_is_read_whole_or_refused(tmp_path_factory, ending, drawn):
     data = drawn.draw(changed(SETS[ending]))
     check_set(answered(tmp_path_factory.getbasetemp() / f"a{ending}", data, logits))
 
 
-@several(600)
+@several(400)
 @given(header=changed(SETS[".safetensors"][8:HEADER]))
 def test_a_changed_header_of_safetensors_is_read_whole_or_refused(tmp_path_factory, header):
     """With its right length before it, so that what the header says is what counts."""
@@ -784,7 +788,7 @@ ARCHIVES |= {"tar.xz": lzma.compress(ARCHIVES["tar"]), "zip stored": zipped(FILE
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-@several(400)
+@several(160)
 @given(drawn=st.data())
 def test_a_changed_archive_is_read_within_its_limit_or_refused(tmp_path_factory, kind, drawn):
     found = answered(tmp_path_factory.getbasetemp() / "archive", drawn.draw(changed(ARCHIVES[kind])), archive)
@@ -803,7 +807,7 @@ PICTURES |= {
 
 
 @pytest.mark.parametrize("fmt", PICTURES)
-@several(300)
+@several(60)
 @given(drawn=st.data())
 def test_a_changed_picture_is_shown_or_refused(tmp_path_factory, fmt, drawn):
     found = answered(tmp_path_factory.getbasetemp() / "a.png", drawn.draw(changed(PICTURES[fmt])), shown)

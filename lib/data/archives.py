@@ -81,10 +81,8 @@ def members(path, limit, wanted=lambda name: True, data=None):
             if name in names:
                 raise FileError(f"{path}: holds member {name[:SHOWN]!r} twice; {REMEDY}")
             names.add(name)
-            with opener() as file:
-                content = b"".join(
-                    iter(lambda: file.read(BLOCK), b"")
-                )  # in blocks: a member may hold more than it says
+            with opener() as file:  # read in blocks: a member may hold more than it says
+                content = b"".join(iter(lambda: file.read(BLOCK), b""))
             if len(content) != size:
                 problem = f"member {name[:SHOWN]!r} holds {len(content)} bytes and declares {size}"
                 raise FileError(f"{path}: {problem}; {REMEDY}")
@@ -164,7 +162,6 @@ def read_npy(data, name):
         shape, _, dtype = NPY_HEADERS[np.lib.format.read_magic(file)](file)
         declared, held = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
         if not dtype.hasobject and (declared != held or min(shape, default=0) < 0):
-            raise FileError(
-                f"{name}: declares shape {shape} of {dtype}, {declared} bytes, and holds {held}; get it again"
-            )
+            found = f"declares shape {shape} of {dtype}, {declared} bytes, and holds {held}"
+            raise FileError(f"{name}: {found}; get it again")
         return np.load(io.BytesIO(data), allow_pickle=False)

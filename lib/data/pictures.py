@@ -1,6 +1,7 @@
 """Pictures as people have them: a fixed list of formats, every mode of Pillow, in 8-bit RGB without silent damage."""
 
 import io
+import logging
 import warnings
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
 REMEDY = "replace or remove it"
 UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of damaged files it would tell beside the sentence about them
 
 
 @dataclass

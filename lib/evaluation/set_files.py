@@ -6,6 +6,7 @@ code keeps its sets, and folders of pictures, one folder a class.
 
 import hashlib
 import json
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -24,13 +25,15 @@ REMEDY = "get it again, or save its arrays alone"
 
 def read_torch(path):
     """What torch.save wrote. It packs without compression, so that a file holds no more than its size."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if packed := [info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]:
-                found = f"its record {shown([packed[0].filename])} is compressed, as torch.save never does"
-                raise FileError(f"{path}: {found}; load it and save it again")
+    with open(path, "rb") as file:
+        infos = zipfile.ZipFile(file).infolist() if file.read(2) == b"PK" else []  # else of PyTorch's first form
+    if packed := [info.filename for info in infos if info.compress_type != zipfile.ZIP_STORED]:
+        raise FileError(
+            f"{path}: its record {shown(packed[:1])} is compressed, as torch.save never does; save it again"
+        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # the sentence that follows says it all
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of code in a file, PyTorch advises to run it
         raise ValueError("it holds code or objects") if "weights_only" in str(error) else error from None
 
