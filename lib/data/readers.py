@@ -94,6 +94,7 @@ def svhn(files, packed, split, resolution):
 
     path, count = (files[0], 73257) if split == "train" else (files[1], 26032)
     with parsing(path, "not a MATLAB file of X and y", REMEDY):
+        # SciPy's parser may crash on a damaged file: only the published one, by its checksum, reaches it.
         shapes = {name: shape for name, shape, _ in whosmat(path)}  # before memory is taken for them
         if math.prod(shapes["X"]) > 3072 * count or math.prod(shapes["y"]) > count:
             raise FileError(f"{path}: declares X {shapes['X']} and y {shapes['y']}, more than {count} images; {REMEDY}")
