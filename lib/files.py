@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +16,59 @@ from . import strict_yaml
 
 REMEDY = "delete it and run its stage again"
 LARGEST_YAML = 4 << 20  # bytes: twenty times params.yaml
+MOST_TOLD = 200  # characters of another library's message
 
 
 class FileError(Exception):
     """A file that is missing, damaged or not what it should be; the message says what to do."""
+
+
+def kind_of(path):
+    """What a path leads to: "file", "folder", or in words what must not be opened, as a pipe, which may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # ValueError: of a name with a zero byte
+        told = getattr(error, "strerror", None) or error
+        if os.path.islink(path):
+            return f"a link that leads nowhere ({told})"
+        return "not found" if isinstance(error, FileNotFoundError | NotADirectoryError) else f"cannot be read ({told})"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "neither a file nor a folder, but a device, a pipe or a socket"
+
+
+def refuse_unless_file(path, remedy):
+    """FileError, with the remedy, unless `path` leads to a regular file."""
+    if (kind := kind_of(path)) != "file":
+        raise FileError(f"{path}: {'a folder, not a file' if kind == 'folder' else kind}; {remedy}")
+
+
+def read_bytes(path, remedy):
+    """The bytes of a regular file; FileError for all else, which is not opened."""
+    refuse_unless_file(path, remedy)
+    with parsing(path, "cannot be read", remedy):
+        return Path(path).read_bytes()
+
+
+@contextmanager
+def parsing(path, problem, remedy):
+    """What a parser raises, which is nearly anything where a file is damaged, becomes one FileError about `path`."""
+    try:
+        yield
+    except FileError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:MOST_TOLD]}"
+        told = "".join(letter if letter.isprintable() else "?" for letter in told)
+        if isinstance(error, OSError) and error.errno:  # of the machine, not of the file
+            problem, told = "cannot be read", error.strerror
+        elif isinstance(error, MemoryError):
+            problem, told, remedy = (
+                "cannot be read",
+                "no memory is left",
+                "end other programs, or take a larger machine",
+            )
+        raise FileError(f"{path}: {problem} ({told}); {remedy}") from None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from ..files import FileError, replacing, sha256, write_json
 from ..progress import progress_bar
 from ..records import write_record
-from . import READERS, readers, text
+from . import examples_of, readers, text
 from .folders import picture_folder
 from .imagenet import read_subset
 from .sources import SOURCES, SUBSETS, in_shape, is_text, locate
@@ -51,7 +51,7 @@ def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
             return own.examples(split, dataset.resolution, in_shape(dataset)[0])
         if dataset.subset:
             return read_subset(imagenet, dataset.subset, split, dataset.resolution, dataset.antialias)
-        return READERS[dataset.source](files, packed, split, dataset.resolution)
+        return examples_of(dataset.source, files, packed, split, dataset.resolution)
 
     out.mkdir(parents=True)
     arrays = {}
