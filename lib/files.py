@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from . import strict_yaml
@@ -43,11 +43,14 @@ def refuse_unless_file(path, remedy):
         raise FileError(f"{path}: {'a folder, not a file' if kind == 'folder' else kind}; {remedy}")
 
 
-def read_bytes(path, remedy):
-    """The bytes of a regular file; FileError for all else, which is not opened."""
+def read_bytes(path, remedy, limit=None):
+    """The bytes, at most `limit`, of a regular file; FileError for all else, which is not opened."""
     refuse_unless_file(path, remedy)
-    with parsing(path, "cannot be read", remedy):
-        return Path(path).read_bytes()
+    with parsing(path, "cannot be read", remedy), open(path, "rb") as file:
+        data = file.read() if limit is None else file.read(limit + 1)
+    if limit is not None and len(data) > limit:
+        raise FileError(f"{path}: has more than {limit:,} bytes; is it the right file?")
+    return data
 
 
 @contextmanager
@@ -63,11 +66,8 @@ def parsing(path, problem, remedy):
         if isinstance(error, OSError) and error.errno:  # of the machine, not of the file
             problem, told = "cannot be read", error.strerror
         elif isinstance(error, MemoryError):
-            problem, told, remedy = (
-                "cannot be read",
-                "no memory is left",
-                "end other programs, or take a larger machine",
-            )
+            problem, told = "cannot be read", "no memory is left"
+            remedy = "end other programs, or take a larger machine"
         raise FileError(f"{path}: {problem} ({told}); {remedy}") from None
 
 
@@ -90,12 +90,9 @@ def write_json(path, value):
 
 
 def read_json(path):
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
-    except FileNotFoundError:
-        raise FileError(f"{path}: not found; run the stage that writes it (`dvc repro`)") from None
-    except (ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 are ValueErrors
-        raise FileError(f"{path}: not valid JSON ({error}); {REMEDY}") from None
+    data = read_bytes(path, "run the stage that writes it (`dvc repro`)")
+    with parsing(path, "not valid JSON", REMEDY):
+        return json.loads(data.decode("utf-8"), parse_constant=refuse)
 
 
 def refuse(constant):
@@ -104,26 +101,13 @@ def refuse(constant):
 
 def read_yaml(path):
     """The plain values of a YAML file (`strict_yaml`); FileError names each line that is wrong."""
-    path = Path(path)
+    data = read_bytes(path, "run from the repository's root, where it must be a file that you may read", LARGEST_YAML)
     try:
-        if not path.is_file():
-            raise FileError(
-                f"{path}: a folder, pipe or device; must be a file"
-                if path.exists()
-                else f"{path}: not found; run from the repository's root"
-            )
-        with open(path, "rb") as file:
-            data = file.read(LARGEST_YAML + 1)
-        if len(data) > LARGEST_YAML:
-            raise FileError(f"{path}: has more than {LARGEST_YAML:,} bytes; nobody writes so much by hand")
         return strict_yaml.load(data.decode("utf-8-sig"))
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read ({error.strerror}); correct its permissions") from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise FileError(
-            f"{path}: line {line}: byte {data[error.start]:#x} is not UTF-8; save the file as UTF-8"
-        ) from None
+        problem = f"line {line}: byte {data[error.start]:#x} is not UTF-8"
+        raise FileError(f"{path}: {problem}; save the file as UTF-8") from None
     except strict_yaml.Refused as error:
         raise FileError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
 
@@ -151,14 +135,11 @@ def save_tensors(path, tensors, **meta):
 
 def load_tensors(path, device="cpu"):
     """Read what `save_tensors` wrote -> (dict of tensors, metadata dict)."""
-    if not Path(path).is_file():
-        raise FileError(f"{path}: not found; run the stage that writes it (`dvc repro`)")
-    try:
+    refuse_unless_file(path, "run the stage that writes it (`dvc repro`)")
+    with parsing(path, "not a complete safetensors file", REMEDY):
         with safe_open(path, framework="pt", device=str(device)) as file:
             meta = json.loads((file.metadata() or {}).get("json", "{}"))
             return {k: file.get_tensor(k) for k in file.keys()}, meta
-    except (SafetensorError, ValueError) as error:  # bad JSON and bad UTF-8 are ValueErrors
-        raise FileError(f"{path}: not a complete safetensors file ({error}); {REMEDY}") from None
 
 
 def save_sealed(path, tensors, **meta):

@@ -475,9 +475,10 @@ def test_what_explodes_never_ends_or_is_no_file_is_refused_in_seconds(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
-    no_file = "a folder, pipe or device; must be a file"
-    expected |= {tmp_path / "folder": no_file, tmp_path / "pipe": no_file, Path("/dev/zero"): no_file}
-    expected |= {tmp_path / name: "not found; run from the repository's root" for name in ("absent", "nowhere", "loop")}
+    device = "neither a file nor a folder, but a device, a pipe or a socket; run from the repository's root"
+    expected |= {tmp_path / "folder": "a folder, not a file", tmp_path / "pipe": device, Path("/dev/zero"): device}
+    expected |= {tmp_path / name: "a link that leads nowhere" for name in ("nowhere", "loop")}
+    expected |= {tmp_path / "absent": "not found; run from the repository's root"}
     done = subprocess.run(
         [sys.executable, "-c", READ, *map(str, expected)], cwd=ROOT, capture_output=True, text=True, timeout=60
     )

@@ -1,15 +1,26 @@
 """Experts, the cells that take them and their report through real DVC: digits, and pictures as ImageNet has them."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from lib.files import load_tensors, read_json
+from lib.config.load import load_params
+from lib.config.recipes import write_plan
+from lib.data.preprocess import Preprocess
+from lib.data.real import load_arrays, manifest_of
+from lib.files import FileError, load_tensors, read_json
+from lib.records import Evaluation, Experts, History, SuiteResults, read_metrics, read_record
+from lib.training.checkpoint import Checkpoint
+from lib.training.trajectories import Trajectories
+from stages.distilled import as_written
 from tests import toy
 
 CELL, ADAPTED = "digits-edf-digits-ipc1", "digits-dd-digits-ipc1-trained"
@@ -93,6 +104,66 @@ def test_experts_and_the_cells_of_them(folder):
     )
 
 
+def test_a_bit_that_changes_is_found_in_every_kind_of_file(folder, tmp_path, monkeypatch):
+    """Read as stages read them, without DVC. A change that leaves the same values, as of a blank, has no effect."""
+    monkeypatch.chdir(folder)
+    prepared, cell = Path("data/prepared/digits"), Path(f"build/distill/digits/{CELL}")
+    experts, judged = Path("build/experts/digits"), Path(f"build/evaluate/digits/{CELL}.json")
+    checkpoint, state = Checkpoint(tmp_path / "seed0.safetensors", "me"), {"x": torch.arange(50.0), "step": 7}
+    checkpoint.save(state)
+
+    def weights(number):
+        return lambda: Trajectories(experts).weights(number, -1).tolist()
+
+    def resumed():
+        if (found := checkpoint.load()) is None:
+            raise FileError("set aside")
+        return found["x"].tolist(), found["step"]
+
+    def recipes():
+        write_plan(load_params())
+        return Path(f"build/plan/distill/{CELL}.json").read_bytes()
+
+    readers = {
+        checkpoint.path: resumed,
+        cell / "seed0.safetensors": lambda: load_tensors(as_written(cell / "seed0.safetensors"))[0]["x"].tolist(),
+        cell / "history.json": lambda: read_record(cell / "history.json", History),
+        experts / "expert0002.safetensors": weights(2),
+        experts / "index.json": lambda: read_record(experts / "index.json", Experts),
+        prepared / "train_x.npy": lambda: load_arrays(prepared, "train")[0].tolist(),
+        prepared / "test_y.npy": lambda: load_arrays(prepared, "test")[1].tolist(),
+        prepared / "manifest.json": lambda: manifest_of(prepared),
+        Path("data/preprocessing/digits.safetensors"): lambda: whitening(Path("data/preprocessing/digits.safetensors")),
+        judged: lambda: read_metrics(judged, Evaluation),
+        Path("reports/digits/results.json"): lambda: read_record(Path("reports/digits/results.json"), SuiteResults),
+        Path(f"build/plan/distill/{CELL}.json"): recipes,
+    }
+    lots, seen = random.Random(0), {"found": 0, "without effect": 0}
+    for path, read in readers.items():
+        whole, right = path.read_bytes(), read()
+        mode = path.stat().st_mode
+        path.chmod(0o644)
+        for _ in range(20):
+            damaged = bytearray(whole)
+            damaged[lots.randrange(len(whole))] ^= 1 << lots.randrange(8)
+            path.unlink(missing_ok=True)  # not in place: others have the same file by another name
+            path.write_bytes(damaged)
+            try:
+                assert read() == right, f"{path}: other values, and not a word"
+                seen["without effect"] += 1
+            except FileError:
+                seen["found"] += 1
+        path.unlink(missing_ok=True)
+        path.write_bytes(whole)
+        path.chmod(mode)
+    assert seen["found"] + seen["without effect"] == 240 and seen["found"] > 150, seen
+
+
+def whitening(path):
+    found = Preprocess.load(path)
+    return found.mean.tolist(), found.std.tolist()
+
+
 def test_more_experts_join_those_that_are_there(folder):
     before = read_json(folder / "build/experts/digits/index.json")["experts"]
     toy.edit(folder, lambda params: params["experts"]["digits"].update(count=6))
@@ -117,7 +188,7 @@ def test_lost_and_damaged_experts_are_trained_again_alone_to_the_same_bits(folde
     path.write_bytes(data)
     shutil.rmtree(folder / "build/experts/digits")
     times = {name: (done / f"expert000{name}.safetensors").stat().st_mtime_ns for name in (0, 3)}
-    output = toy.stage(folder, "experts", "digits")
+    output = toy.stages(folder, "experts", "digits")
     assert "2 expert(s) are there; to train: [1, 2]" in output
     after = read_json(folder / "build/experts/digits/index.json")["experts"]
     assert [expert["sha256"] for expert in after] == [expert["sha256"] for expert in before]
