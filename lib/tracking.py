@@ -46,9 +46,10 @@ class Tracker:
             print("tracking: mlflow is not installed; the metrics files hold everything", file=sys.stderr)
             return
         if (failed := folder / "failed").exists():
-            print(f"tracking: {failed.read_text().strip()}; what was not written waits in {FOLDER}", file=sys.stderr)
+            why = failed.read_text(encoding="utf-8").strip()
+            print(f"tracking: {why}; what was not written waits in {FOLDER}", file=sys.stderr)
         for note in folder.glob("aside-*"):
-            print(f"tracking: {note.read_text()}", file=sys.stderr)
+            print(f"tracking: {note.read_text(encoding='utf-8')}", file=sys.stderr)
             note.unlink(missing_ok=True)
         ensure_writer(self.root)
 
@@ -178,7 +179,7 @@ def client_of(root):
         if (path := root / f"{DATABASE}{suffix}").exists():
             path.rename(root / f"{name}{suffix}")
     note = f"{DATABASE} was half-made and held no run: its writer was killed. It is now {name}, and a new one is made"
-    (root / FOLDER / f"aside-{name}").write_text(note)
+    (root / FOLDER / f"aside-{name}").write_text(note, encoding="utf-8")
     return None
 
 
@@ -227,5 +228,6 @@ if __name__ == "__main__":
     try:
         write(repository)
     except Exception as error:  # whatever the tracking server does, the stages go on
-        (repository / FOLDER / "failed").write_text(f"stopped ({type(error).__name__}: {str(error)[:200]})")
+        why = f"stopped ({type(error).__name__}: {str(error)[:200]})"
+        (repository / FOLDER / "failed").write_text(why, encoding="utf-8")
         raise

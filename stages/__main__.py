@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from stages import guard, signals
+
 CELL = ("cells", "digits-frepo-digits-ipc1")
 STAGES = {  # the table of params.yaml that a stage's key is of, and a key for the help
     "plan": None,
@@ -30,12 +32,6 @@ STAGES = {  # the table of params.yaml that a stage's key is of, and a key for t
     "complexity": ("datasets", "in1k_birds_hard"),
     "export": CELL,
 }
-RECIPES = {
-    "cost": "report",
-    "table": "report",
-    "complexity": "prepare",
-    "export": "evaluate",
-}  # of commands that are no stages of DVC's: whose recipes they read
 OPTIONS = {  # of a command, beside its key: arguments of its `stage`
     "export": {
         "to": {"choices": ("folder", "npz", "safetensors"), "required": True, "help": "folder: class folders of PNG"},
@@ -59,20 +55,26 @@ def arguments():
             name, help=words, description=words, epilog=f"example: python -m stages {name} {example}".rstrip()
         )
         if row:
-            command.add_argument("key", help=f"a key of `{row[0]}` in params.yaml")
+            inside = {"nargs": "?"} if f"{name}@" in os.environ.get("DVC_STAGE", "") else {}  # it has the key
+            command.add_argument("key", help=f"a key of `{row[0]}` in params.yaml", **inside)
         for option, settings in OPTIONS.get(name, {}).items():
             command.add_argument(f"--{option}", **settings)
     return vars(parser.parse_args())
 
 
 if __name__ == "__main__":
+    signals.on_signals(signals.leave)
+    sys.stdout.reconfigure(errors="replace")  # ± where the locale has none
     given = arguments()
     name = given.pop("stage")
+    if "DVC_STAGE" in os.environ:
+        guard.start()
     gc.disable()  # until the work begins: importing torch makes no garbage, and to look for some takes long
     from stages import common
 
     module = importlib.import_module(f"stages.{name}")
-    common.run(module.stage, RECIPES.get(name, name), **given)
+    signals.on_signals(signals.unwind)
+    common.run(module.stage, name, **given)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # all is written; to take torch's modules apart takes a second
+    os._exit(signals.status())  # all is written; to take torch's modules apart takes a second

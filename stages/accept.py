@@ -5,9 +5,9 @@ import json
 import subprocess
 
 from lib.config.load import load_params
-from lib.config.recipes import recipes, write_plan
+from lib.config.recipes import recipes, text_of, write_plan
 from lib.config.settings import PLAN, ParamsError, Settings
-from lib.files import read_json, read_yaml
+from lib.files import read_yaml
 
 from .identity import identity, inputs_of_cell, inputs_of_experts, rename
 
@@ -15,9 +15,9 @@ INPUTS = {"distill": inputs_of_cell, "experts": inputs_of_experts}
 
 
 def stage():
-    """Commit to dvc.lock the stages whose recipes differ in the code's fingerprint alone; others stay stale."""
+    """Commit to dvc.lock the stages that differ in their command or their code's fingerprint alone; no other."""
     params, lock = load_params(), read_yaml("dvc.lock")["stages"]
-    planned, accepted, unknown = recipes(params), [], []
+    planned, same, unknown = recipes(params), {}, []
     for address, entry in lock.items():
         name, _, key = address.partition("@")
         path = PLAN / name / f"{key or 'all'}.json"
@@ -25,21 +25,43 @@ def stage():
         recorded = [dep["md5"] for dep in entry["deps"] if dep["path"] == path.as_posix()]
         if recipe is None or not recorded:
             continue
-        if not path.is_file() or hashlib.md5(path.read_bytes()).hexdigest() != recorded[0]:
+        texts = [text_of(recipe), path.read_text(encoding="utf-8") if path.is_file() else ""]
+        found = [json.loads(text) for text in texts if hashlib.md5(text.encode()).hexdigest() in recorded]
+        if not found:
             unknown.append(address)
-            continue
-        old, new = read_json(path), json.loads(json.dumps(recipe))
-        if old != new and {**old, "code": None} == {**new, "code": None}:
-            accepted.append(address)
-            if name in INPUTS:
-                rename(key, *(identity(*INPUTS[name](Settings.of(each))) for each in (old, new)))
+        elif {**found[0], "code": None} == {**json.loads(texts[0]), "code": None}:
+            same[address] = found[0], json.loads(texts[0])
     if unknown:
         raise ParamsError(
             f"{', '.join(unknown)}: the recipe in {PLAN} is not the one of dvc.lock, so that nothing tells what has "
             "changed; check out the code and params.yaml of the last run, run `python -m stages plan`, and come back"
         )
     write_plan(params)
+    subprocess.run(["dvc", "repro", "--single-item", "plan"], check=True)
+    stale = stale_by_data(same)
+    accepted = [address for address, reasons in stale.items() if not reasons]
+    for address in accepted:
+        name, _, key = address.partition("@")
+        if name in INPUTS:
+            rename(key, *(identity(*INPUTS[name](Settings.of(each))) for each in same[address]))
     if accepted:
-        subprocess.run(["dvc", "repro", "--single-item", "plan"], check=True)
         subprocess.run(["dvc", "commit", "--force", *accepted], check=True)
-    print(f"accepted: {', '.join(accepted) or 'nothing; no recipe differs in its code alone'}")
+    for address, reasons in stale.items():
+        if reasons:
+            print(f"not accepted: {address}: {'; '.join(reasons)}")
+    print(f"accepted: {', '.join(accepted) or 'nothing; no stage differs in its command or its code alone'}")
+
+
+def stale_by_data(addresses):
+    """{address: what else of it has changed than its command and its plan} of the stale ones, as DVC says it."""
+    ask = ["dvc", "status", "--json", *addresses]
+    said = subprocess.run(ask, check=True, capture_output=True).stdout if addresses else b"{}"
+    return {
+        address: [
+            f"{path} is {how}"
+            for change in changes
+            for path, how in (next(iter(change.values())) if isinstance(change, dict) else {}).items()
+            if not path.startswith(f"{PLAN.as_posix()}/")
+        ]
+        for address, changes in json.loads(said).items()
+    }

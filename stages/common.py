@@ -4,10 +4,9 @@ import datetime
 import gc
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -17,17 +16,22 @@ from lib.files import FileError, read_json
 from lib.tracking import Tracker
 from lib.training.loop import NonFiniteLoss, Stopped
 
+from .process import alone, key_of
+from .signals import status
+
 ROOT = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # the user's repository, also where DVC runs a copy of it
 PREPARED, PREPROCESSING = Path("data/prepared"), Path("data/preprocessing")
 EXPERTS, DISTILLED, EVALUATED = (Path("build") / name for name in ("experts", "distill", "evaluate"))
 REPORTS = Path("reports")
 WHOLE = ("plan", "accept", "list", "show")
+RECIPES = {"cost": "report", "table": "report", "complexity": "prepare", "export": "evaluate"}  # whose they read
 
 
 def run(stage, name, key=None, **options):
     """`stage(recipe, runtime)` for the recipe of this name and key. DVC has run `plan`; by hand, it is run here.
 
-    Those of WHOLE read params.yaml themselves and leave the plan as it is, which `accept` compares with.
+    Those of WHOLE read params.yaml themselves and leave the plan as it is, which `accept` compares with. Those of
+    RECIPES are no stages of DVC's and read the recipes of one.
     """
     try:
         if name in WHOLE:
@@ -36,25 +40,22 @@ def run(stage, name, key=None, **options):
             from .plan import stage as plan
 
             plan()
-        recipe, runtime = read_recipe(name, key or "all"), Settings.of(read_json(PLAN / "runtime.json"))
+        key = key or key_of(name)
+        recipe, runtime = read_recipe(RECIPES.get(name, name), key), Settings.of(read_json(PLAN / "runtime.json"))
         runtime = runtime.changed(**{key: own_path(getattr(runtime, key)) for key in ("archives", "imagenet_dir")})
         gc.enable()  # __main__.py turned it off
-        return stage(recipe, runtime, **options)
-    except (ParamsError, FileError, NonFiniteLoss, Stopped) as error:
+        with alone(name, key) if name not in RECIPES else nullcontext():
+            return stage(recipe, runtime, **options)
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        sys.exit(status() or 1)
+    except (ParamsError, FileError, NonFiniteLoss) as error:
         sys.exit(f"error: {error}")
 
 
 def own_path(path):
     """A path of params.yaml, or None; relative ones begin at the user's repository, also where DVC runs a copy."""
     return path and str(ROOT / Path(path).expanduser())
-
-
-def stop_on_signals():
-    """An event that Ctrl-C and SIGTERM (a cluster's notice) set, for a run that stops after its next checkpoint."""
-    event = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: event.set())
-    return event
 
 
 def provenance(device):

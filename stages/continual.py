@@ -12,6 +12,7 @@ from lib.synthetic.set import load_set
 from lib.training.students import threads_for
 
 from .common import DISTILLED, EVALUATED, provenance, tracker
+from .distilled import sets_at
 from .inputs import device_of, real_set
 
 
@@ -22,9 +23,8 @@ def stage(recipe, runtime):
     threads_for([row.net], real.shape, protocol.batch, protocol.num_nets, device)
     folder, prov = DISTILLED / cell.suite / key, provenance(device)
     print(f"{key}: {row} {protocol}\n{prov}", flush=True)
-    paths = [folder / f"seed{seed}.safetensors" for seed in cfg.seeds]
     memories = {
-        "distilled": [load_set(path, real.shape, real.num_classes, device)[:2] for path in paths],
+        "distilled": [load_set(path, real.shape, real.num_classes, device)[:2] for path in sets_at(folder, cfg.seeds)],
         "random": [real_subsets(real, cfg, seed) for seed in cfg.seeds],
         "herding": [herded_memory(row.net, real, cfg, seed, recipe.protocols.herding) for seed in cfg.seeds],
     }

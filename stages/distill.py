@@ -15,9 +15,10 @@ from lib.training.loop import run
 from lib.training.students import evaluate
 
 from .checkpoints import Workplace
-from .common import DISTILLED, provenance, stop_on_signals, tracker
+from .common import DISTILLED, provenance, tracker
 from .identity import inputs_of_cell
 from .inputs import device_of, experts_of, real_set, start_of, with_precision
+from .signals import stop_on_signals
 
 
 def stage(recipe, runtime):
@@ -40,8 +41,7 @@ def stage(recipe, runtime):
             steps = range(cfg.class_steps)
             done = [one_run(recipe, runtime, seed, step, real, work, track, stop) for step in steps]
             path = work.done / f"seed{seed}.safetensors"
-            files = save_seed(path, done, cell=key, seed=seed)
-            files.append(save_preview(path, [last for last, _ in done], real))
+            files = [*save_seed(path, done, cell=key, seed=seed), save_preview(path, [last for last, _ in done], real)]
             work.finish(f"seed{seed}", {"runs": [progress.record() for _, progress in done], **prov}, files)
             track.artifact(files[-1])
     seeds = dict(zip(map(str, cfg.seeds), work.deliver([f"seed{seed}" for seed in cfg.seeds], out)))

@@ -13,6 +13,7 @@ from lib.synthetic.set import DistilledSet, load_set, stacked
 from lib.training.students import threads_for
 
 from .common import DISTILLED, EVALUATED, provenance, tracker
+from .distilled import sets_at
 from .how_far import say_how_far
 from .inputs import device_of, experts_of, real_set
 
@@ -61,7 +62,7 @@ def sets_of(cell, protocol, folder, real, device):
     if cell.distill.select == "last":
         del kinds["best_checkpoint"]
     sets = {
-        kind: [load_set(folder / name.format(seed), real.shape, real.num_classes, device) for seed in seeds]
+        kind: [load_set(path, real.shape, real.num_classes, device) for path in sets_at(folder, seeds, name)]
         for kind, name in kinds.items()
     }
     subsets = [DistilledSet(*real_subsets(real, cell.distill, seed)) for seed in seeds]

@@ -15,9 +15,10 @@ from lib.training.students import threads_for
 from lib.training.trajectories import expert_name, save_expert, save_index
 
 from .checkpoints import Workplace
-from .common import EXPERTS, provenance, stop_on_signals, tracker
+from .common import EXPERTS, provenance, tracker
 from .identity import inputs_of_experts
 from .inputs import device_of, real_set
+from .signals import stop_on_signals
 
 
 def devices_of(runtime):

@@ -12,6 +12,7 @@ from lib.report.export import export_set
 from lib.synthetic.set import load_set
 
 from .common import DISTILLED, EVALUATED, PREPARED, PREPROCESSING
+from .distilled import sets_at
 
 
 def stage(recipe, runtime, to, out, seed):
@@ -21,8 +22,7 @@ def stage(recipe, runtime, to, out, seed):
     seed = seeds[0] if seed is None else seed
     if seed not in seeds:
         raise ParamsError(f"--seed: found {seed}; {key} has the seeds {', '.join(map(str, seeds))}")
-    if not (path := folder / f"seed{seed}.safetensors").is_file():
-        raise FileError(f"{path}: not found; distil the cell first: `dvc repro distill@{key}`")
+    (path,) = sets_at(folder, [seed])
     manifest = manifest_of(PREPARED / cell.dataset)
     if manifest.get("text"):
         words = f"its words are in {path.with_suffix('.json')}"

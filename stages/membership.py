@@ -11,6 +11,7 @@ from lib.synthetic.set import load_set
 from lib.training.students import threads_for
 
 from .common import DISTILLED, EVALUATED, provenance, tracker
+from .distilled import sets_at
 from .inputs import device_of, real_set
 
 
@@ -23,9 +24,8 @@ def stage(recipe, runtime):
     print(f"{key}: {row}\n{prov}", flush=True)
     candidates = Candidates(real, cfg)
     chunks = [part_of(real, cfg, seed) for seed in cfg.seeds]
-    paths = [folder / f"seed{seed}.safetensors" for seed in cfg.seeds]
     kinds = {  # `initial` is what the released script attacked in place of the distilled set
-        "distilled": [load_set(path, real.shape, real.num_classes, device)[:2] for path in paths],
+        "distilled": [load_set(path, real.shape, real.num_classes, device)[:2] for path in sets_at(folder, cfg.seeds)],
         "initial": [real_subsets(real, cfg, seed) for seed in cfg.seeds],
         "real": [(chunk.train_x, initial_labels(chunk.train_y, real.num_classes)) for chunk in chunks],
     }

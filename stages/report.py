@@ -10,6 +10,7 @@ from lib.report.figures import gallery
 from lib.report.suite import application_figures, expert_figures, grid_figures, label_figure, learning_curves
 
 from .common import DISTILLED, EVALUATED, EXPERTS, REPORTS
+from .distilled import as_written, sets_at
 
 
 def stage(recipe, runtime):
@@ -24,7 +25,7 @@ def stage(recipe, runtime):
         folder, applications = DISTILLED / suite / key, applications_of(evaluated, key)
         measured = records.read_metrics(evaluated / f"{key}.json", records.Evaluation)
         history = records.read_record(folder / "history.json", records.History)
-        first, seeds = folder / f"seed{cell.distill.seeds[0]}.safetensors", history["seeds"]
+        (first,), seeds = sets_at(folder, cell.distill.seeds[:1]), history["seeds"]
         stored = load_tensors(first)[0]
         bytes_ = sum(tensor.nbytes for tensor in stored.values())
         computed += [measured, *seeds.values(), *applications.values()]
@@ -32,13 +33,13 @@ def stage(recipe, runtime):
         if cell.distill.class_steps == 1:
             tables["curves"][key] = {seed: record["runs"][0]["history"] for seed, record in seeds.items()}
         if (picture := first.with_suffix(".png")).exists():
-            shutil.copyfile(picture, out / f"{key}.png")
+            shutil.copyfile(as_written(picture), out / f"{key}.png")
             names = recipe.class_names.plain().get(cell.dataset)
             figures.append({"file": f"{key}.png", "cell": key, **gallery(stored, names, cell.distill)})
             if cell.method in ("sldd", "datm", "edf"):
                 figures += label_figure(out, key, stored["y"])
         else:
-            tables["sentences"][key] = read_json(first.with_suffix(".json"))
+            tables["sentences"][key] = read_json(as_written(first.with_suffix(".json")))
         tables["continual"] += continual_rows(applications["continual"]) if "continual" in applications else []
         tables["scores"] += [score_row(applications["scores"])] if "scores" in applications else []
         tables["membership"] += membership_rows(applications["membership"]) if "membership" in applications else []

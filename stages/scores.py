@@ -13,6 +13,7 @@ from lib.training.students import threads_for
 from lib.training.trajectories import Trajectories, network_with
 
 from .common import DISTILLED, EVALUATED, EXPERTS, provenance, tracker
+from .distilled import sets_at
 from .inputs import device_of, real_set
 
 
@@ -34,8 +35,7 @@ def stage(recipe, runtime):
     with tracker("scores", key, vars(row), prov) as track:
         whole = whole._replace(lr=torch.full((1, 1), protocols.full.lr))
         full = accuracy(net, whole, real, protocols.full, 0)
-        for seed in cfg.seeds:
-            path = DISTILLED / cell.suite / key / f"seed{seed}.safetensors"
+        for seed, path in zip(cfg.seeds, sets_at(DISTILLED / cell.suite / key, cfg.seeds)):
             distilled = load_set(path, real.shape, real.num_classes, device)
             for run in range(row.runs):
                 name, labels = f"{seed}.{run}", teach if soft else None

@@ -1,8 +1,6 @@
 """Shared by the tests: real data prepared once, and a copy of the project to run the pipeline in."""
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,8 @@ from filelock import FileLock
 
 from lib.config.load import load_params
 from lib.data.prepare import prepare
+
+from .toy import project_copy
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("DISTILLERY_ARCHIVES", ROOT.parent / "shared" / "data"))
@@ -51,21 +51,5 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
-    """A committed copy of the project as it is on disk, without what is ignored -> its folder.
-
-    Without dvc.lock too: nothing of it holds for toy rows, and DVC reads and writes all of it at each stage.
-    """
-    folder = tmp_path_factory.mktemp("project") / "distillery"
-    files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    for name in filter(None, files.split("\0")):
-        if (ROOT / name).is_file() and name != "dvc.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for command in (["init", "-q", "-b", "main"], ["add", "-A"], [*identity, "commit", "-qm", "copy"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
-    subprocess.run(["git", "config", "user.name", "test"], cwd=folder, check=True)
-    subprocess.run(["git", "config", "user.email", "test@example.org"], cwd=folder, check=True)
-    return folder
+    """A committed copy of the project as it is on disk -> its folder."""
+    return project_copy(tmp_path_factory.mktemp("project") / "distillery")

@@ -39,6 +39,9 @@ NET, CLASSES = "mlp", torch.arange(10)
 FACTS = {"key": "k", "seed": 0, "cell": {"dataset": "digits", "method": "dm"}, "accuracy": [], "made": {"date": "d"}}
 
 
+MADE = {"date": "today", "commit": "abc", "device": "CPU", "torch": "2"}
+
+
 @pytest.fixture(scope="module")
 def digits(prepared, tmp_path_factory):
     """(the RealSet of the digits, its manifest)."""
@@ -197,27 +200,34 @@ def test_the_command_writes_a_cell_and_says_in_one_sentence_why_not(digits, prep
         return capsys.readouterr().out
 
     folder = tmp_path / "build/distill/digits"
-    for seed in (0, 1):
-        save_set(folder / key / f"seed{seed}.safetensors", [{"x": real.train_x[:10] + seed, "y": torch.eye(10)}])
-    made = {"date": "today", "commit": "abc", "device": "CPU", "torch": "2"}
-    run_of = {"history": [], "losses": [], "wall_s": 1.0}
-    digests = {seed: {(name := f"seed{seed}.safetensors"): sha256(folder / key / name)} for seed in (0, 1)}
-    seeds = {str(seed): {**made, "runs": [run_of], "files": files} for seed, files in digests.items()}
-    write_record(folder / key / "history.json", {"cell": key, "identity": "some", "seeds": seeds})
+    files = [folder / key / f"seed{seed}.safetensors" for seed in (0, 1)]
+    for seed, path in enumerate(files):
+        save_set(path, [{"x": real.train_x[:10] + seed, "y": torch.eye(10)}])
+    write_history(files)
     assert "10 images" in run(key, "npz", "mine/set", 1)
     loaded = np.load(tmp_path / "mine/set/set.npz", allow_pickle=False)
     assert np.array_equal(loaded["x"], real.train_x[:10].numpy() + 1) and "Not measured" in card_of(
         tmp_path / "mine/set"
     )
     rows = {NET: {kind: {"accuracy": [[50.0, 60.0], [1.0, 1.0]]} for kind in ("distilled", "real_subset")}}
-    record = {"cell": key, "seeds": [0, 1], "nets": rows, **made}
+    record = {"cell": key, "seeds": [0, 1], "nets": rows, **MADE}
     write_metrics(tmp_path / f"build/evaluate/digits/{key}.json", {}, record)
     assert "build/export" in run(key, "folder")
     card = card_of(tmp_path / f"build/export/{key}-seed0-folder")
     assert f"| {NET} | 55.00 | 5.00 | 2 |" in card and "commit: abc" in card and "lr_img: " in card
     assert "found 7; " in run(key, "npz", seed=7)
     save_set(folder / text / "seed0.safetensors", [{"x": torch.zeros(4, 1, 2, 2), "y": torch.eye(4)}])
+    write_history([folder / text / "seed0.safetensors"])
     assert "export writes images" in run(text, "npz")
+    save_set(files[0], [{"x": real.train_x[:10] - 1, "y": torch.eye(10)}])
+    assert re.search("seed0.safetensors: changed since `distill` wrote it, found SHA-256", run(key, "npz"))
+
+
+def write_history(files):
+    """history.json beside distilled sets, as the distill stage leaves it."""
+    run = {"history": [], "losses": [], "wall_s": 1.0}
+    seeds = {str(i): {**MADE, "runs": [run], "files": {path.name: sha256(path)}} for i, path in enumerate(files)}
+    write_record(files[0].with_name("history.json"), {"cell": "c", "identity": "i", "seeds": seeds})
 
 
 def card_of(folder):

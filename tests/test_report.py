@@ -201,6 +201,17 @@ def test_page_is_self_contained_and_escapes_names(tmp_path):
     assert "prefers-color-scheme: dark" in page and "@media print" in page and 'name="viewport"' in page
 
 
+def test_markup_in_names_stays_text_in_the_readme_of_reports(tmp_path):
+    evil = "a|b`c\n## <b>d"
+    content = results(tmp_path, "s", [row() | {"verdict": evil, "network": evil}])
+    content["provenance"] = [evil]
+    write_page(tmp_path, [content], [])
+    lines = (tmp_path / "README.md").read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in lines if line.startswith(f"| `{row()['cell']}`")]
+    assert line.count("|") - line.count("\\|") == 10 and line.count("a\\|b'c ## &lt;b>d") == 2
+    assert "- a\\|b'c ## &lt;b>d" in lines
+
+
 def test_links_of_the_page_lead_to_its_suites_with_rows(tmp_path):
     write_page(
         tmp_path, [results(tmp_path, "b", [row()]), results(tmp_path, "a", [row()]), results(tmp_path, "none")], []

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+ROOT = Path(__file__).parent.parent
 CELL, TOUCHED = "digits-frepo-digits-ipc1", "digits-isa-digits-ipc1"
 CONTINUAL, MEMBERSHIP = "digits-frepo-digits-ipc1-steps5", "digits-frepo-digits-ipc10-chunk500"
 CELLS = (CELL, TOUCHED, CONTINUAL, MEMBERSHIP)
@@ -103,6 +105,23 @@ def started(folder, *args):
         text=True,
         start_new_session=True,
     )
+
+
+def project_copy(folder):
+    """A committed copy of the project as it is on disk, without what is ignored -> its folder.
+
+    Without dvc.lock too: nothing of it holds for toy rows, and DVC reads and writes all of it at each stage.
+    """
+    ask = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+    files = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, files.split("\0")):
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    identity = (["config", "user.name", "test"], ["config", "user.email", "test@example.org"])
+    for command in (["init", "-q", "-b", "main"], *identity, ["add", "-A"], ["commit", "-qm", "copy"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
 
 
 def clone(project, folder):

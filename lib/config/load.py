@@ -15,11 +15,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from ..data.sources import SOURCES
 from ..files import FileError, read_yaml
 from . import checks, models
-from .settings import ParamsError, Settings
+from .settings import ALLOWED, KEY, ParamsError, Settings
 
-# A key, and a suite's name, is a file's name, a part of a command line (- first: an option), a word on the page.
-KEY = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}"
-ALLOWED = "letters, digits, - and _ alone, at most 100, and not begin with -"
 TAKEN = ("external", "benchmarks")  # folders of reports/ that are no suite's
 MOST_LINES, LONGEST = 100, 200  # lines of one answer, and characters of a value shown in one
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}

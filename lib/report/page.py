@@ -44,9 +44,16 @@ def write_page(folder, suites, pairs, external=(), published=()):
         "strip": strip(by_cell.values()), "beside": side_by_side(by_cell.values()),
         "sizes": against_bytes(by_cell.values()),
     }  # fmt: skip
-    for name in ("index.html", "README.md"):
+    for name, form in {"index.html": TEMPLATES, "README.md": TEMPLATES.overlay(finalize=markdown)}.items():
         with replacing(folder / name) as tmp:
-            tmp.write_text(TEMPLATES.get_template(name).render(values), encoding="utf-8")
+            tmp.write_text(form.get_template(name).render(values), encoding="utf-8")
+
+
+def markdown(value):
+    """A value of README.md as text: what would end a cell of its tables, or begin code or HTML, is escaped."""
+    if not isinstance(value, str):
+        return value
+    return " ".join(value.split("\n")).replace("|", "\\|").replace("`", "'").replace("<", "&lt;")
 
 
 def data_uri(kind, data):

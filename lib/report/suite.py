@@ -24,7 +24,7 @@ TRAINED_ON = {
 def learning_curves(out, curves):
     """Write steps.csv: accuracy during distillation. curves: {cell: {seed: [{"step", "accuracy", ...}, ...]}}."""
     columns = "step", "accuracy", "wall_s", "cpu_s"
-    with replacing(out / "steps.csv") as tmp, tmp.open("w", newline="") as file:
+    with replacing(out / "steps.csv") as tmp, tmp.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("cell", "seed", *columns))
         for cell, seeds in curves.items():
