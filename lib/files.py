@@ -4,17 +4,71 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
+
+from . import strict_yaml
+
+REMEDY = "delete it and run its stage again"
+LARGEST_YAML = 4 << 20  # bytes: twenty times params.yaml
+MOST_TOLD = 200  # characters of another library's message
 
 
 class FileError(Exception):
     """A file that is missing, damaged or not what it should be; the message says what to do."""
+
+
+def kind_of(path):
+    """What a path leads to: "file", "folder", or in words what must not be opened, as a pipe, which may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # ValueError: of a name with a zero byte
+        told = getattr(error, "strerror", None) or error
+        if os.path.islink(path):
+            return f"a link that leads nowhere ({told})"
+        return "not found" if isinstance(error, FileNotFoundError | NotADirectoryError) else f"cannot be read ({told})"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "neither a file nor a folder, but a device, a pipe or a socket"
+
+
+def refuse_unless_file(path, remedy):
+    """FileError, with the remedy, unless `path` leads to a regular file."""
+    if (kind := kind_of(path)) != "file":
+        raise FileError(f"{path}: {'a folder, not a file' if kind == 'folder' else kind}; {remedy}")
+
+
+def read_bytes(path, remedy, limit=None):
+    """The bytes, at most `limit`, of a regular file; FileError for all else, which is not opened."""
+    refuse_unless_file(path, remedy)
+    with parsing(path, "cannot be read", remedy), open(path, "rb") as file:
+        data = file.read() if limit is None else file.read(limit + 1)
+    if limit is not None and len(data) > limit:
+        raise FileError(f"{path}: has more than {limit:,} bytes; is it the right file?")
+    return data
+
+
+@contextmanager
+def parsing(path, problem, remedy):
+    """What a parser raises, which is nearly anything where a file is damaged, becomes one FileError about `path`."""
+    try:
+        yield
+    except FileError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:MOST_TOLD]}"
+        told = "".join(letter if letter.isprintable() else "?" for letter in told)
+        if isinstance(error, OSError) and error.errno:  # of the machine, not of the file
+            problem, told = "cannot be read", error.strerror
+        elif isinstance(error, MemoryError):
+            problem, told = "cannot be read", "no memory is left"
+            remedy = "end other programs, or take a larger machine"
+        raise FileError(f"{path}: {problem} ({told}); {remedy}") from None
 
 
 @contextmanager
@@ -36,29 +90,26 @@ def write_json(path, value):
 
 
 def read_json(path):
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileError(f"{path}: not found; run the stage that writes it (`dvc repro`)") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: not valid JSON ({error}); delete it and run its stage again") from None
+    data = read_bytes(path, "run the stage that writes it (`dvc repro`)")
+    with parsing(path, "not valid JSON", REMEDY):
+        return json.loads(data.decode("utf-8"), parse_constant=refuse)
+
+
+def refuse(constant):
+    raise ValueError(f"{constant} is no number")
 
 
 def read_yaml(path):
-    return yaml.load(
-        Path(path).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    )  # C: the same, quicker
-
-
-def write_metrics(path, means, record):
-    """Write means, scalars by name, for DVC's tables, and the whole record in a list, which the tables leave out."""
-    write_json(path, {**means, "measured": [record]})
-
-
-def read_metrics(path):
-    """The record of a metrics file."""
-    (record,) = read_json(path)["measured"]
-    return record
+    """The plain values of a YAML file (`strict_yaml`); FileError names each line that is wrong."""
+    data = read_bytes(path, "run from the repository's root, where it must be a file that you may read", LARGEST_YAML)
+    try:
+        return strict_yaml.load(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problem = f"line {line}: byte {data[error.start]:#x} is not UTF-8"
+        raise FileError(f"{path}: {problem}; save the file as UTF-8") from None
+    except strict_yaml.Refused as error:
+        raise FileError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
 
 
 def link(source, target):
@@ -84,20 +135,41 @@ def save_tensors(path, tensors, **meta):
 
 def load_tensors(path, device="cpu"):
     """Read what `save_tensors` wrote -> (dict of tensors, metadata dict)."""
-    if not Path(path).is_file():
-        raise FileError(f"{path}: not found; run the stage that writes it (`dvc repro`)")
-    try:
+    refuse_unless_file(path, "run the stage that writes it (`dvc repro`)")
+    with parsing(path, "not a complete safetensors file", REMEDY):
         with safe_open(path, framework="pt", device=str(device)) as file:
             meta = json.loads((file.metadata() or {}).get("json", "{}"))
             return {k: file.get_tensor(k) for k in file.keys()}, meta
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise FileError(
-            f"{path}: not a complete safetensors file ({error}); delete it and run its stage again"
-        ) from None
 
 
-def save_state(path, state):
-    """Write a nested state (dicts and lists of tensors and JSON values, as `state_dict()` returns) without pickle."""
+def save_sealed(path, tensors, **meta):
+    """As `save_tensors`, with a digest of all that the file holds."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    save_tensors(path, tensors, **meta, digest=digest_of(tensors, meta))
+
+
+def load_sealed(path, device="cpu"):
+    """Read what `save_sealed` wrote, as `load_tensors` does; FileError where a bit of it has changed."""
+    tensors, meta = load_tensors(path)
+    if not isinstance(meta, dict) or meta.pop("digest", None) != digest_of(tensors, meta):
+        raise FileError(f"{path}: damaged: it differs from the digest that it was written with; {REMEDY}")
+    return {k: v.to(device) for k, v in tensors.items()}, meta
+
+
+def digest_of(tensors, meta):
+    """SHA-256 of tensors on the CPU, with their names, dtypes and shapes, and of JSON-able metadata."""
+    whole = hashlib.sha256(json.dumps(meta).encode())
+    for name, tensor in sorted(tensors.items()):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return whole.hexdigest()
+
+
+def save_state(path, state, owner):
+    """Write a nested state (dicts and lists of tensors and JSON values, as `state_dict()` returns) without pickle.
+
+    owner: a text that says whose state it is.
+    """
     tensors = {}
 
     def strip(node):
@@ -111,12 +183,14 @@ def save_state(path, state):
         return node
 
     tree = strip(state)
-    save_tensors(path, tensors, tree=tree)
+    save_sealed(path, tensors, tree=tree, owner=owner)
 
 
-def load_state(path, device="cpu"):
-    """Read what `save_state` wrote, tensors on `device`."""
-    tensors, meta = load_tensors(path, device)
+def load_state(path, owner, device="cpu"):
+    """Read what `save_state` wrote for this owner, tensors on `device`; FileError for what is another's."""
+    tensors, meta = load_sealed(path, device)
+    if meta.get("owner") != owner:
+        raise FileError(f"{path}: a state of {meta.get('owner')!r}, not of {owner!r}; {REMEDY}")
 
     def restore(node):
         if isinstance(node, list):
@@ -125,6 +199,4 @@ def load_state(path, device="cpu"):
             return tensors[node["$tensor"]] if "$tensor" in node else {k: restore(v) for k, v in node["$dict"]}
         return node
 
-    if "tree" not in meta:
-        raise FileError(f"{path}: a safetensors file, but not a saved state; delete it and run its stage again")
     return restore(meta["tree"])

@@ -9,7 +9,7 @@ from lib.config.recipes import recipes, text_of, write_plan
 from lib.config.settings import PLAN, ParamsError, Settings
 from lib.files import read_yaml
 
-from .checkpoints import CHECKPOINTS, identity, inputs_of_cell, inputs_of_experts
+from .identity import identity, inputs_of_cell, inputs_of_experts, rename
 
 INPUTS = {"distill": inputs_of_cell, "experts": inputs_of_experts}
 
@@ -43,9 +43,7 @@ def stage():
     for address in accepted:
         name, _, key = address.partition("@")
         if name in INPUTS:
-            before, after = (CHECKPOINTS / key / identity(*INPUTS[name](Settings.of(each))) for each in same[address])
-            if before.exists() and not after.exists():
-                before.rename(after)  # so that further seeds or experts join those that are there
+            rename(key, *(identity(*INPUTS[name](Settings.of(each))) for each in same[address]))
     if accepted:
         subprocess.run(["dvc", "commit", "--force", *accepted], check=True)
     for address, reasons in stale.items():

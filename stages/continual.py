@@ -6,7 +6,7 @@ import torch
 
 from lib.data.real import class_groups
 from lib.evaluation.continual import accuracies, curve, forgetting, herded_memory
-from lib.files import write_metrics
+from lib.records import write_metrics
 from lib.synthetic.initial import real_subsets
 from lib.synthetic.set import load_set
 from lib.training.students import threads_for

@@ -2,8 +2,8 @@
 
 from lib.config.limits import check_against_data
 from lib.data.real import part_of
-from lib.files import write_json
 from lib.methods import METHODS
+from lib.records import write_record
 from lib.report.figures import save_preview
 from lib.rng import generator
 from lib.synthetic.initial import run_name
@@ -14,8 +14,9 @@ from lib.training.compute import use_threads
 from lib.training.loop import run
 from lib.training.students import evaluate
 
-from .checkpoints import Workplace, inputs_of_cell
+from .checkpoints import Workplace
 from .common import DISTILLED, provenance, tracker
+from .identity import inputs_of_cell
 from .inputs import device_of, experts_of, real_set, start_of, with_precision
 from .signals import stop_on_signals
 
@@ -43,9 +44,8 @@ def stage(recipe, runtime):
             files = [*save_seed(path, done, cell=key, seed=seed), save_preview(path, [last for last, _ in done], real)]
             work.finish(f"seed{seed}", {"runs": [progress.record() for _, progress in done], **prov}, files)
             track.artifact(files[-1])
-    records = work.deliver([f"seed{seed}" for seed in cfg.seeds], out)
-    seeds = {str(seed): record for seed, record in zip(cfg.seeds, records)}
-    write_json(out / "history.json", {"cell": key, "identity": work.identity, "seeds": seeds})
+    seeds = dict(zip(map(str, cfg.seeds), work.deliver([f"seed{seed}" for seed in cfg.seeds], out)))
+    write_record(out / "history.json", {"cell": key, "identity": work.identity, "seeds": seeds})
 
 
 def one_run(recipe, runtime, seed, step, real, work, track, stop):

@@ -1,6 +1,7 @@
 """The files of a cell's distilled sets, once they are known to be what `distill` wrote."""
 
-from lib.files import FileError, read_json, sha256
+from lib.files import FileError, sha256
+from lib.records import History, read_record
 
 
 def as_written(path):
@@ -10,7 +11,7 @@ def as_written(path):
     read-only in its cache. So the file is made writable and new: DVC looks at it again, and `distill` mends it.
     """
     history = path.with_name("history.json")
-    seeds = read_json(history)["seeds"].values() if history.is_file() else ()
+    seeds = read_record(history, History)["seeds"].values() if history.is_file() else ()
     digests = {name: digest for seed in seeds for name, digest in seed["files"].items()}
     again = f"`dvc repro distill@{path.parent.name}`"
     if path.name not in digests or not path.is_file():

@@ -7,7 +7,7 @@ import torch
 from lib.evaluation.accuracy import by_size, stack_accuracies, whole_set_accuracy
 from lib.evaluation.baselines import real_baselines
 from lib.evaluation.perturbation import perturbed_accuracies
-from lib.files import write_metrics
+from lib.records import write_metrics
 from lib.synthetic.initial import real_subsets
 from lib.synthetic.set import DistilledSet, load_set, stacked
 from lib.training.students import threads_for

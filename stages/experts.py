@@ -1,8 +1,11 @@
-"""Train a row of experts, several at once on each GPU: `python -m stages experts ROW`. Those that are there stay."""
+"""Train a row of experts, several at once on each GPU: `python -m stages experts ROW`. Those that are there stay.
+
+An expert's bits depend on the group that it is trained in, so groups are the same whatever is there: `together` experts
+from a multiple of it on. The group of one that is missing or damaged is trained again, and gives that one alone.
+"""
 
 import queue
 from concurrent.futures import ThreadPoolExecutor
-from itertools import takewhile
 
 import torch
 
@@ -11,8 +14,9 @@ from lib.training.experts import Group, epochs_kept, expert_bytes, expert_flops,
 from lib.training.students import threads_for
 from lib.training.trajectories import expert_name, save_expert, save_index
 
-from .checkpoints import Workplace, inputs_of_experts
+from .checkpoints import Workplace
 from .common import EXPERTS, provenance, tracker
+from .identity import inputs_of_experts
 from .inputs import device_of, real_set
 from .signals import stop_on_signals
 
@@ -32,21 +36,22 @@ def stage(recipe, runtime):
     prov = provenance(devices[0])
     work, stop = Workplace(*inputs_of_experts(recipe)), stop_on_signals()
     names = [expert_name(number) for number in range(cfg.count)]
-    there = len(list(takewhile(work.finished, names)))  # groups are made of consecutive ones
-    print(f"{key}: {cfg}\n{prov}\n{there} expert(s) are there, {cfg.count - there} to train", flush=True)
+    missing = [number for number, name in enumerate(names) if not work.finished(name)]
+    firsts = sorted({number - number % cfg.together for number in missing})  # of the groups to train
+    print(f"{key}: {cfg}\n{prov}\n{cfg.count - len(missing)} expert(s) are there; to train: {missing}", flush=True)
     flops, rate = expert_flops(cfg, real.shape, len(real.train_y)), cost.matmul_rate("float32", devices[0], 1)
-    print(cost.describe(flops, 1, cfg.count - there, "float32", rate), flush=True)
-    disk = (cfg.count - there) * expert_bytes(cfg, real.shape, real.num_classes) / 2**20
+    print(cost.describe(flops, 1, len(firsts) * cfg.together, "float32", rate), flush=True)
+    disk = len(missing) * expert_bytes(cfg, real.shape, real.num_classes) / 2**20
     print(f"disk: {disk:.1f} MiB for their snapshots; they are trained on {len(devices)} device(s)", flush=True)
     free = queue.SimpleQueue()
     for device in devices:
         free.put(real if device == devices[0] else real_set(cfg, device))
 
     def one_group(first):
-        size, data = min(cfg.together, cfg.count - first), free.get()
-        title, checkpoint = f"{key} experts {first} to {first + size - 1}", work.checkpoint(f"group{first}")
+        title, checkpoint = f"{key} experts {first} to {first + cfg.together - 1}", work.checkpoint(f"group{first}")
+        data = free.get()
         try:
-            group = Group(cfg, first, size, data)
+            group = Group(cfg, first, cfg.together, data)
             return train(title, group, checkpoint, track.log, runtime.checkpoint_minutes, stop), checkpoint
         except BaseException:
             stop.set()  # the other devices' groups save what they have
@@ -55,13 +60,13 @@ def stage(recipe, runtime):
             free.put(data)
 
     with tracker("experts", key, vars(cfg), prov) as track, ThreadPoolExecutor(len(devices)) as pool:
-        firsts = range(there, cfg.count, cfg.together)
         for first, ((snapshots, curves), checkpoint) in zip(firsts, pool.map(one_group, firsts)):
-            for i in range(len(snapshots[0])):
-                path = save_expert(work.done, first + i, torch.stack([each[i] for each in snapshots]))
+            for number in (number for number in missing if first <= number < first + cfg.together):
+                i = number - first
+                path = save_expert(work.done, number, torch.stack([each[i] for each in snapshots]))
                 record = {split: [percents[i] for percents in curve] for split, curve in curves.items()}
                 work.finish(path.stem, {**record, **prov}, [path])
-            checkpoint.unlink(missing_ok=True)
+            checkpoint.remove()
     out = EXPERTS / key
     meta = {"net": cfg.net, "shape": list(real.shape), "num_classes": real.num_classes, "epochs": epochs}
     save_index(out, work.deliver(names, out), identity=work.identity, **meta)

@@ -5,7 +5,9 @@ from statistics import fmean, pstdev
 
 from lib.config.settings import ParamsError
 from lib.data.preprocess import Preprocess
-from lib.files import FileError, read_json, read_metrics
+from lib.data.real import manifest_of
+from lib.files import FileError
+from lib.records import Evaluation, History, read_metrics, read_record
 from lib.report.export import export_set
 from lib.synthetic.set import load_set
 
@@ -21,13 +23,13 @@ def stage(recipe, runtime, to, out, seed):
     if seed not in seeds:
         raise ParamsError(f"--seed: found {seed}; {key} has the seeds {', '.join(map(str, seeds))}")
     (path,) = sets_at(folder, [seed])
-    manifest = read_json(PREPARED / cell.dataset / "manifest.json")
+    manifest = manifest_of(PREPARED / cell.dataset)
     if manifest.get("text"):
         words = f"its words are in {path.with_suffix('.json')}"
         raise FileError(f"{path}: holds sentences as vectors of words, and export writes images; {words}")
     preprocess = Preprocess.load(PREPROCESSING / f"{cell.preprocessing}.safetensors")
     distilled = load_set(path, manifest["shape"], manifest["num_classes"])
-    made = read_json(folder / "history.json")["seeds"][str(seed)]
+    made = read_record(folder / "history.json", History)["seeds"][str(seed)]
     facts = {
         "key": key,
         "seed": seed,
@@ -43,7 +45,7 @@ def stage(recipe, runtime, to, out, seed):
 
 def accuracies(path, seed):
     """The accuracy of a seed's set on each network that has judged it, for the card; none where there is no record."""
-    record = read_metrics(path) if path.is_file() else {"seeds": []}
+    record = read_metrics(path, Evaluation) if path.is_file() else {"seeds": []}
     if seed not in record["seeds"]:
         return []
     number = record["seeds"].index(seed)

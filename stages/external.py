@@ -4,7 +4,7 @@ import time
 
 from lib.evaluation.external import read_external
 from lib.evaluation.set_files import digest
-from lib.files import write_metrics
+from lib.records import write_metrics
 from lib.training.students import evaluate
 
 from .common import REPORTS, provenance, tracker

@@ -1,7 +1,7 @@
 """How far a suite is, said at the end of each of its cells."""
 
 from lib.config.settings import read_recipe
-from lib.files import read_json, read_metrics
+from lib.records import Evaluation, History, read_metrics, read_record
 from lib.report.compare import duration
 
 from .common import DISTILLED, EVALUATED
@@ -13,8 +13,8 @@ def say_how_far(suite):
     done = [key for key in cells if (EVALUATED / suite / f"{key}.json").exists()]
     seconds = 0
     for key in done:
-        seeds = read_json(DISTILLED / suite / key / "history.json")["seeds"].values()
-        nets = read_metrics(EVALUATED / suite / f"{key}.json")["nets"].values()
+        seeds = read_record(DISTILLED / suite / key / "history.json", History)["seeds"].values()
+        nets = read_metrics(EVALUATED / suite / f"{key}.json", Evaluation)["nets"].values()
         seconds += sum(run["wall_s"] for seed in seeds for run in seed["runs"]) + sum(net["wall_s"] for net in nets)
     left = len(cells) - len(done)
     about = f"; the other {left} take about {duration(left * seconds / len(done))} at their mean" if left else ""

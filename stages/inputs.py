@@ -3,8 +3,7 @@
 import torch
 
 from lib.config.settings import ParamsError
-from lib.data.real import load_real
-from lib.files import read_json
+from lib.data.real import load_real, manifest_of
 from lib.networks.pretrained import imagenet_resnet18
 from lib.rng import generator
 from lib.synthetic.initial import initial_set
@@ -45,7 +44,7 @@ def judge_of(cell, runtime, experts, device):
     if cell.distill.judge == "experts":
         net, classes = network_with(experts.index, experts.weights(0, -1)), list(range(experts.index["num_classes"]))
     else:
-        manifest = read_json(PREPARED / cell.dataset / "manifest.json")
+        manifest = manifest_of(PREPARED / cell.dataset)
         net, classes = imagenet_resnet18(archives_of(runtime)), manifest.get("imagenet")
         if cell.distill.judge_class == "released" or classes is None:
             classes = list(range(manifest["num_classes"]))
@@ -60,7 +59,8 @@ def experts_of(recipe, runtime, num_nets, device):
     cell = recipe.cell
     if recipe.experts is None:
         return {}, None
-    experts, held_out = Trajectories(EXPERTS / cell.experts), recipe.experts.held_out
+    experts = Trajectories(EXPERTS / cell.experts).of_network(recipe.experts.net)
+    held_out = recipe.experts.held_out
     if cell.distill.batches == "segments":
         return {"experts": experts, **judge_of(cell, runtime, experts, device)}, None
     starts = None

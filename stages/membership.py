@@ -5,7 +5,7 @@ import time
 from lib.data.labels import initial_labels
 from lib.data.real import part_of
 from lib.evaluation.membership import Candidates
-from lib.files import write_metrics
+from lib.records import write_metrics
 from lib.synthetic.initial import real_subsets
 from lib.synthetic.set import load_set
 from lib.training.students import threads_for

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lib.config.settings import KEY, ParamsError
+from lib.config.settings import ALLOWED, KEY, ParamsError
 from lib.files import FileError
 
 LOCKS = Path(".checkpoints/.locks")  # of the folder that DVC runs in: a copy, in a queue, has outputs of its own
@@ -21,7 +21,7 @@ def key_of(stage):
     """
     _, rows, key = os.environ.get("DVC_STAGE", "").partition(f"{stage}@")
     if rows and not re.fullmatch(KEY, key):
-        raise ParamsError(f"params.yaml: found {key!r}; a key may hold letters, digits, - and _ alone")
+        raise ParamsError(f"params.yaml: found {key!r}; a key may hold {ALLOWED}")
     return key or "all"
 
 

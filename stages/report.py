@@ -2,7 +2,8 @@
 
 import shutil
 
-from lib.files import load_tensors, read_json, read_metrics, write_json
+from lib import records
+from lib.files import load_tensors, read_json
 from lib.report.applications import continual_rows, membership_rows, score_row
 from lib.report.compare import make_row, provenance_lines
 from lib.report.figures import gallery
@@ -22,7 +23,8 @@ def stage(recipe, runtime):
     figures, computed = [], []
     for key, cell in cells.items():
         folder, applications = DISTILLED / suite / key, applications_of(evaluated, key)
-        measured, history = read_metrics(evaluated / f"{key}.json"), read_json(folder / "history.json")
+        measured = records.read_metrics(evaluated / f"{key}.json", records.Evaluation)
+        history = records.read_record(folder / "history.json", records.History)
         (first,), seeds = sets_at(folder, cell.distill.seeds[:1]), history["seeds"]
         stored = load_tensors(first)[0]
         bytes_ = sum(tensor.nbytes for tensor in stored.values())
@@ -42,15 +44,16 @@ def stage(recipe, runtime):
         tables["scores"] += [score_row(applications["scores"])] if "scores" in applications else []
         tables["membership"] += membership_rows(applications["membership"]) if "membership" in applications else []
     indices = {cell.experts: EXPERTS / cell.experts / "index.json" for cell in cells.values()}
-    experts = {row: read_json(path) for row, path in indices.items() if path.exists()}
+    experts = {row: records.read_record(path, records.Experts) for row, path in indices.items() if path.exists()}
     figures += expert_figures(out, experts, published) + grid_figures(out, tables["rows"])
     figures += application_figures(out, tables["continual"], tables["membership"])
     learning_curves(out, tables["curves"])
     provenance = provenance_lines(computed)
-    write_json(out / "results.json", {"suite": suite, **tables, "figures": figures, "provenance": provenance})
+    records.write_record(out / "results.json", {"suite": suite, **tables, "figures": figures, "provenance": provenance})
 
 
 def applications_of(folder, key):
     """{application: its record} of a cell, of those that have been measured."""
-    paths = {name: folder / f"{key}.{name}.json" for name in ("continual", "scores", "membership")}
-    return {name: read_metrics(path) for name, path in paths.items() if path.exists()}
+    kinds = {"continual": records.Continual, "scores": records.Scores, "membership": records.Membership}
+    paths = {name: folder / f"{key}.{name}.json" for name in kinds}
+    return {name: records.read_metrics(path, kinds[name]) for name, path in paths.items() if path.exists()}

@@ -1,6 +1,6 @@
 """What came of each cell beside what is published, and the words for both."""
 
-from lib.files import read_json, read_metrics
+from lib.records import Evaluation, History, SuiteResults, read_metrics, read_record
 from lib.report.compare import make_row
 from lib.report.published import figure_of, published_figures
 
@@ -13,7 +13,9 @@ class Results:
 
     def __init__(self, params):
         self.cells, self.states, self.published = params.cells, States(params), published_figures()
-        rows = [row for path in sorted(REPORTS.glob("*/results.json")) for row in read_json(path)["rows"]]
+        rows = [
+            row for path in sorted(REPORTS.glob("*/results.json")) for row in read_record(path, SuiteResults)["rows"]
+        ]
         self.reported = {row["cell"]: [each for each in rows if each["cell"] == row["cell"]] for row in rows}
 
     def state(self, key):
@@ -26,7 +28,8 @@ class Results:
         distilled, evaluated = paths_of(self.cells, key)
         if not evaluated.is_file():
             return self.reported.get(key, [])
-        measured, history = read_metrics(evaluated), read_json(distilled) if distilled.is_file() else {"seeds": {}}
+        history = read_record(distilled, History) if distilled.is_file() else {"seeds": {}}
+        measured = read_metrics(evaluated, Evaluation)
         return [make_row(key, self.cells[key], net, measured, history, self.published) for net in measured["nets"]]
 
     def figures(self, key):

@@ -7,7 +7,7 @@ import torch
 from lib.data.labels import class_labels
 from lib.evaluation.fair_scores import accuracy, fair_scores
 from lib.evaluation.teacher import kd_students
-from lib.files import write_metrics
+from lib.records import write_metrics
 from lib.synthetic.set import DistilledSet, load_set
 from lib.training.students import threads_for
 from lib.training.trajectories import Trajectories, network_with

@@ -9,11 +9,11 @@ import torch
 
 from lib.config.recipes import Planner, text_of
 from lib.config.settings import PLAN, Settings
-from lib.files import read_json, read_metrics, read_yaml, sha256
-from lib.training.compute import DTYPES
+from lib.files import read_yaml, sha256
+from lib.records import Evaluation, History, read_metrics, read_record
 
-from .checkpoints import CHECKPOINTS, identity, inputs_of_cell
 from .common import DISTILLED, EVALUATED
+from .identity import CHECKPOINTS, holds, identities
 
 STATES = ("not-run", "partly", "stale", "distilled", "evaluated")
 
@@ -36,7 +36,7 @@ class States:
     def of(self, key):
         """(one of STATES, what is to be added or ""). partly: or running; stale: made from another recipe."""
         distilled, evaluated = paths_of(self.cells, key)
-        history = read_json(distilled) if distilled.is_file() else None
+        history = read_record(distilled, History) if distilled.is_file() else None
         current, seeds = self.is_current(key, history), {*self.cells[key].distill.seeds}
         done = {seed for seed in seeds if history and current and str(seed) in history["seeds"]}
         if done < seeds:
@@ -51,10 +51,12 @@ class States:
         return ("not-run" if not history else "distilled" if fits else "stale"), ""
 
     def is_current(self, key, history):
-        """Whether a set is of the present recipe: by its identity, or where its data are not here, by dvc.lock."""
+        """Whether a set is of the present recipe: by what is kept of the run, or by dvc.lock without its data."""
         version = next(iter(history["seeds"].values()))["torch"] if history else ""
         names = self.identities(key, version) if history else ()
-        return history.get("identity") in names if names else self.is_locked("distill", key)
+        if not names:
+            return self.is_locked("distill", key)
+        return history["identity"] in names or holds(key, names, history["seeds"])
 
     def is_judged(self, key):
         """Whether an evaluation is of the present recipe and set: by dvc.lock, or where it has none, by its record."""
@@ -63,7 +65,7 @@ class States:
         if judged:
             same = made.get(distilled.parent.as_posix()) == judged.get(distilled.parent.as_posix())
             return same and self.is_locked("distill", key) and self.is_locked("evaluate", key)
-        record = read_metrics(evaluated)
+        record = read_metrics(evaluated, Evaluation)
         return (record["seeds"], [*record["nets"]]) == ([*cell.distill.seeds], [*cell.evaluate.nets])
 
     def is_locked(self, stage, key):
@@ -73,8 +75,4 @@ class States:
 
     def identities(self, key, version):
         """The names of a run of the recipe in .checkpoints, with this torch; none where its data are not here."""
-        recipe, files = inputs_of_cell(Settings.of(json.loads(self.text("distill", key))))
-        cell, there = recipe.cell, all(path.is_file() for path in files)
-        dtypes = DTYPES if cell.distill.conv_dtype == "fast" else [cell.distill.conv_dtype]
-        cells = [cell.changed(distill=cell.distill.changed(conv_dtype=dtype)) for dtype in dtypes if there]
-        return {identity(recipe.changed(cell=each), files, version, self.digest) for each in cells}
+        return identities(Settings.of(json.loads(self.text("distill", key))), version, self.digest)

@@ -2,7 +2,7 @@
 
 from tabulate import tabulate
 
-from lib.files import read_json
+from lib.records import SuiteResults, read_record
 from lib.report.compare import measured_text
 
 from .common import REPORTS
@@ -12,7 +12,7 @@ COLUMNS = ("cell", "network", "distilled (%)", "real subset", "whole set", "verd
 
 def stage(recipe, runtime):
     """Print what reports/SUITE has, and where the page is."""
-    rows = read_json(REPORTS / recipe.key / "results.json")["rows"]
+    rows = read_record(REPORTS / recipe.key / "results.json", SuiteResults)["rows"]
     lines = [
         (row["cell"], row["network"], measured_text(row), f"{row['real_subset_mean']:.1f}", whole(row), row["verdict"])
         for row in rows

@@ -1,7 +1,7 @@
 """Fit a preprocessing (standardisation and ZCA, or word vectors) on a training set: `python -m stages whiten KEY`."""
 
 from lib.data.preprocess import fit
-from lib.data.real import load_arrays
+from lib.data.real import checked_file, load_arrays, manifest_of
 from lib.data.text import fit_words
 from lib.files import read_json, sha256
 
@@ -13,9 +13,10 @@ def stage(recipe, runtime):
     """Fit one preprocessing of params.yaml; the digest of the dataset goes with it, for those that depend on both."""
     cfg, out = recipe.preprocessing, PREPROCESSING / f"{recipe.key}.safetensors"
     folder = PREPARED / cfg.dataset
-    manifest, meta = read_json(folder / "manifest.json"), {"dataset": sha256(folder / "manifest.json")}
+    manifest, meta = manifest_of(folder), {"dataset": sha256(folder / "manifest.json")}
     if manifest.get("text"):
-        fit_words(cfg, read_json(folder / "words.json"), archives_of(runtime)).save(out, vectors=cfg.vectors, **meta)
+        words = read_json(checked_file(folder, manifest, "words.json"))
+        fit_words(cfg, words, archives_of(runtime)).save(out, vectors=cfg.vectors, **meta)
         return
     pixels, _ = load_arrays(folder, "train")
     fit(cfg, pixels, manifest).save(out, **meta)

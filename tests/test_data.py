@@ -21,9 +21,10 @@ from scipy.io import savemat
 from lib.config.load import load_params
 from lib.config.models import Dataset
 from lib.data import READERS, readers
+from lib.data.archives import gunzip, members
 from lib.data.prepare import prepare
 from lib.data.real import load_arrays, load_real
-from lib.data.sources import Archive, download, gunzip, locate, members, verify
+from lib.data.sources import Archive, download, locate, verify
 from lib.files import FileError, read_json
 from lib.rng import generator
 from lib.training.batches import Batches, ClassBatches

@@ -1,15 +1,26 @@
 """Experts, the cells that take them and their report through real DVC: digits, and pictures as ImageNet has them."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from lib.files import load_tensors, read_json
+from lib.config.load import load_params
+from lib.config.recipes import write_plan
+from lib.data.preprocess import Preprocess
+from lib.data.real import load_arrays, manifest_of
+from lib.files import FileError, load_tensors, read_json
+from lib.records import Evaluation, Experts, History, SuiteResults, read_metrics, read_record
+from lib.training.checkpoint import Checkpoint
+from lib.training.trajectories import Trajectories
+from stages.distilled import as_written
 from tests import toy
 
 CELL, ADAPTED = "digits-edf-digits-ipc1", "digits-dd-digits-ipc1-trained"
@@ -56,7 +67,7 @@ def folder(project, tmp_path_factory):
             "digits": {
                 **params["experts"]["digits"],
                 "net": "convnet2-w8-instance",
-                "count": 3,
+                "count": 4,
                 "held_out": 1,
                 "epochs": 2,
                 "keep": 2,
@@ -88,28 +99,108 @@ def test_experts_and_the_cells_of_them(folder):
     assert len(shown["scores"]) > 4
     assert shown == {"scores": pytest.approx({name: mean for name, (mean, _) in row["scores"].items()}, abs=0.06)}
     assert any(
-        figure["file"] == "digits.experts.svg" and "3 of convnet2-w8-instance" in figure["caption"]
+        figure["file"] == "digits.experts.svg" and "4 of convnet2-w8-instance" in figure["caption"]
         for figure in results["figures"]
     )
 
 
+def test_a_bit_that_changes_is_found_in_every_kind_of_file(folder, tmp_path, monkeypatch):
+    """Read as stages read them, without DVC. A change that leaves the same values, as of a blank, has no effect."""
+    monkeypatch.chdir(folder)
+    prepared, cell = Path("data/prepared/digits"), Path(f"build/distill/digits/{CELL}")
+    experts, judged = Path("build/experts/digits"), Path(f"build/evaluate/digits/{CELL}.json")
+    checkpoint, state = Checkpoint(tmp_path / "seed0.safetensors", "me"), {"x": torch.arange(50.0), "step": 7}
+    checkpoint.save(state)
+
+    def weights(number):
+        return lambda: Trajectories(experts).weights(number, -1).tolist()
+
+    def resumed():
+        if (found := checkpoint.load()) is None:
+            raise FileError("set aside")
+        return found["x"].tolist(), found["step"]
+
+    def recipes():
+        write_plan(load_params())
+        return Path(f"build/plan/distill/{CELL}.json").read_bytes()
+
+    readers = {
+        checkpoint.path: resumed,
+        cell / "seed0.safetensors": lambda: load_tensors(as_written(cell / "seed0.safetensors"))[0]["x"].tolist(),
+        cell / "history.json": lambda: read_record(cell / "history.json", History),
+        experts / "expert0002.safetensors": weights(2),
+        experts / "index.json": lambda: read_record(experts / "index.json", Experts),
+        prepared / "train_x.npy": lambda: load_arrays(prepared, "train")[0].tolist(),
+        prepared / "test_y.npy": lambda: load_arrays(prepared, "test")[1].tolist(),
+        prepared / "manifest.json": lambda: manifest_of(prepared),
+        Path("data/preprocessing/digits.safetensors"): lambda: whitening(Path("data/preprocessing/digits.safetensors")),
+        judged: lambda: read_metrics(judged, Evaluation),
+        Path("reports/digits/results.json"): lambda: read_record(Path("reports/digits/results.json"), SuiteResults),
+        Path(f"build/plan/distill/{CELL}.json"): recipes,
+    }
+    lots, seen = random.Random(0), {"found": 0, "without effect": 0}
+    for path, read in readers.items():
+        whole, right = path.read_bytes(), read()
+        mode = path.stat().st_mode
+        path.chmod(0o644)
+        for _ in range(20):
+            damaged = bytearray(whole)
+            damaged[lots.randrange(len(whole))] ^= 1 << lots.randrange(8)
+            path.unlink(missing_ok=True)  # not in place: others have the same file by another name
+            path.write_bytes(damaged)
+            try:
+                assert read() == right, f"{path}: other values, and not a word"
+                seen["without effect"] += 1
+            except FileError:
+                seen["found"] += 1
+        path.unlink(missing_ok=True)
+        path.write_bytes(whole)
+        path.chmod(mode)
+    assert seen["found"] + seen["without effect"] == 240 and seen["found"] > 150, seen
+
+
+def whitening(path):
+    found = Preprocess.load(path)
+    return found.mean.tolist(), found.std.tolist()
+
+
 def test_more_experts_join_those_that_are_there(folder):
     before = read_json(folder / "build/experts/digits/index.json")["experts"]
-    toy.edit(folder, lambda params: params["experts"]["digits"].update(count=4))
+    toy.edit(folder, lambda params: params["experts"]["digits"].update(count=6))
     output = toy.dvc(folder, "repro", "experts@digits")
-    assert "3 expert(s) are there, 1 to train" in output
+    assert "4 expert(s) are there; to train: [4, 5]" in output
     after = read_json(folder / "build/experts/digits/index.json")["experts"]
-    assert after[:3] == before and len(after) == 4
+    assert after[:4] == before and len(after) == 6
     assert "to distil: [0]" in toy.dvc(folder, "repro", f"distill@{CELL}"), "other experts, another set"
     toy.edit(folder, lambda params: params["experts"]["digits"].update(lr=0.04))
-    assert "0 expert(s) are there, 4 to train" in toy.dvc(folder, "repro", "experts@digits")
+    assert "0 expert(s) are there; to train: [0, 1, 2, 3, 4, 5]" in toy.dvc(folder, "repro", "experts@digits")
+
+
+def test_lost_and_damaged_experts_are_trained_again_alone_to_the_same_bits(folder):
+    """One of each group: the first is gone, of the other a bit has changed."""
+    (done,) = (folder / ".checkpoints/digits").glob("*/done")
+    before = read_json(folder / "build/experts/digits/index.json")["experts"]
+    (done / "expert0001.safetensors").unlink()
+    path = done / "expert0002.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 4
+    path.unlink()
+    path.write_bytes(data)
+    shutil.rmtree(folder / "build/experts/digits")
+    times = {name: (done / f"expert000{name}.safetensors").stat().st_mtime_ns for name in (0, 3)}
+    output = toy.stages(folder, "experts", "digits")
+    assert "2 expert(s) are there; to train: [1, 2]" in output
+    after = read_json(folder / "build/experts/digits/index.json")["experts"]
+    assert [expert["sha256"] for expert in after] == [expert["sha256"] for expert in before]
+    assert [expert["file"] for expert in after] == [f"expert000{i}.safetensors" for i in range(4)]
+    assert times == {name: (done / f"expert000{name}.safetensors").stat().st_mtime_ns for name in (0, 3)}
 
 
 def test_groups_on_two_devices_give_the_experts_of_one(folder):
     """Groups of two experts, both at once; here the second device is the first once more."""
     out = folder / "build/experts/digits"
     toy.dvc(folder, "repro", "--single-item", "experts@digits")
-    weights = [load_tensors(out / f"expert000{i}.safetensors")[0]["weights"] for i in range(4)]
+    weights = [load_tensors(out / f"expert000{i}.safetensors")[0]["weights"] for i in range(6)]
     curves = [expert["test"] for expert in read_json(out / "index.json")["experts"]]
     shutil.rmtree(folder / ".checkpoints/digits")
     code = "import stages.common as c, stages.experts as s; s.devices_of = lambda runtime: [s.device_of(runtime)] * 2; "
@@ -118,7 +209,7 @@ def test_groups_on_two_devices_give_the_experts_of_one(folder):
     assert done.returncode == 0 and "on 2 device(s)" in done.stdout, done.stderr[-2000:]
     index = read_json(out / "index.json")["experts"]
     assert [expert["test"] for expert in index] == curves and [expert["file"] for expert in index] == [
-        f"expert000{i}.safetensors" for i in range(4)
+        f"expert000{i}.safetensors" for i in range(6)
     ]
     for i, before in enumerate(weights):
         assert load_tensors(out / f"expert000{i}.safetensors")[0]["weights"].allclose(before, atol=1e-5)

@@ -13,6 +13,7 @@ from lib.data.real import RealSet
 from lib.files import FileError
 from lib.networks import build
 from lib.rng import generator
+from lib.training.checkpoint import Checkpoint
 from lib.training.experts import Group, epochs_kept, gsam, labelled_images, train
 from lib.training.loop import Stopped
 from lib.training.trajectories import Segments, Trajectories, expert_name, network_with, save_expert, save_index
@@ -102,9 +103,8 @@ def test_gsam_trains(real):
 
 def trained(cfg, real, folder, first=0, **kwargs):
     group = Group(cfg, first, 2, real)
-    return train(
-        "x", group, folder / "checkpoint", lambda *a: None, kwargs.get("minutes", 5.0), kwargs.get("stop", Event())
-    )
+    checkpoint = Checkpoint(folder / "checkpoint", "x")
+    return train("x", group, checkpoint, lambda *a: None, kwargs.get("minutes", 5.0), kwargs.get("stop", Event()))
 
 
 def test_snapshots_are_of_their_epochs_and_a_stopped_group_goes_on(real, tmp_path):
@@ -121,6 +121,9 @@ def test_snapshots_are_of_their_epochs_and_a_stopped_group_goes_on(real, tmp_pat
     assert all(torch.equal(a, b) for a, b in zip(snapshots, again)) and found == curves
 
 
+MADE = {"device": "CPU", "commit": "abc", "torch": "2", "date": "today"}
+
+
 @pytest.fixture
 def work(real, tmp_path, monkeypatch):
     """The workplace of a row of which two experts are finished."""
@@ -129,7 +132,8 @@ def work(real, tmp_path, monkeypatch):
     work, (snapshots, curves) = Workplace(RECIPE, [tmp_path / "data"]), trained(CFG, real, tmp_path)
     for i, name in enumerate(NAMES):
         path = save_expert(work.done, i, torch.stack([s[i] for s in snapshots]))
-        work.finish(name, {split: [percents[i] for percents in curve] for split, curve in curves.items()}, [path])
+        record = {split: [percents[i] for percents in curve] for split, curve in curves.items()}
+        work.finish(name, record | MADE, [path])
     return work
 
 

@@ -22,7 +22,8 @@ from lib.data.preprocess import fit
 from lib.data.real import load_arrays, load_real
 from lib.data.sources import SOURCES
 from lib.evaluation.external import read_external
-from lib.files import FileError, read_json, sha256, write_json, write_metrics
+from lib.files import FileError, read_json, sha256
+from lib.records import write_metrics, write_record
 from lib.report.export import LICENCES, class_folders, export_set, normalisation_code
 from lib.rng import generator
 from lib.synthetic.set import DistilledSet, load_set, save_set
@@ -36,6 +37,9 @@ SGD, ADAM, SCHEDULE = (PARAMS.protocols[name] for name in ("digits-sgd", "digits
 ROOT = Path(__file__).parent.parent
 NET, CLASSES = "mlp", torch.arange(10)
 FACTS = {"key": "k", "seed": 0, "cell": {"dataset": "digits", "method": "dm"}, "accuracy": [], "made": {"date": "d"}}
+
+
+MADE = {"date": "today", "commit": "abc", "device": "CPU", "torch": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +209,9 @@ def test_the_command_writes_a_cell_and_says_in_one_sentence_why_not(digits, prep
     assert np.array_equal(loaded["x"], real.train_x[:10].numpy() + 1) and "Not measured" in card_of(
         tmp_path / "mine/set"
     )
-    rows = {NET: {"distilled": {"accuracy": [[50.0, 60.0], [1.0, 1.0]]}}}
-    write_metrics(tmp_path / f"build/evaluate/digits/{key}.json", {}, {"seeds": [0, 1], "nets": rows})
+    rows = {NET: {kind: {"accuracy": [[50.0, 60.0], [1.0, 1.0]]} for kind in ("distilled", "real_subset")}}
+    record = {"cell": key, "seeds": [0, 1], "nets": rows, **MADE}
+    write_metrics(tmp_path / f"build/evaluate/digits/{key}.json", {}, record)
     assert "build/export" in run(key, "folder")
     card = card_of(tmp_path / f"build/export/{key}-seed0-folder")
     assert f"| {NET} | 55.00 | 5.00 | 2 |" in card and "commit: abc" in card and "lr_img: " in card
@@ -220,9 +225,9 @@ def test_the_command_writes_a_cell_and_says_in_one_sentence_why_not(digits, prep
 
 def write_history(files):
     """history.json beside distilled sets, as the distill stage leaves it."""
-    made = {"date": "today", "commit": "abc", "device": "CPU", "torch": "2"}
-    seeds = {str(seed): {**made, "files": {path.name: sha256(path)}} for seed, path in enumerate(files)}
-    write_json(files[0].with_name("history.json"), {"seeds": seeds})
+    run = {"history": [], "losses": [], "wall_s": 1.0}
+    seeds = {str(i): {**MADE, "runs": [run], "files": {path.name: sha256(path)}} for i, path in enumerate(files)}
+    write_record(files[0].with_name("history.json"), {"cell": "c", "identity": "i", "seeds": seeds})
 
 
 def card_of(folder):

@@ -263,8 +263,9 @@ def test_what_is_no_file_of_arrays_is_refused_in_one_sentence(tmp_path):
         ("list.pt", "holds list"),
         ("half.pt", "holds x; a set has labels"),
         ("text.npz", "must be numbers"),
-        *((f"words{ending}", "is not read") for ending in (".pt", ".npz", ".npy", ".safetensors", ".msgpack", "")),
-        *((f"cut{ending}", "more than arrays") for ending in (".pt", ".npz", ".safetensors", "")),
+        *((f"words{ending}", "is not read") for ending in (".pt", ".npy", ".safetensors", ".msgpack", "")),
+        *((f"cut{ending}", "more than arrays") for ending in (".pt", ".safetensors", "")),
+        *((f"{name}.npz", "not a complete archive") for name in ("words", "cut")),
     ):
         with pytest.raises(FileError, match=message) as told:
             read(tmp_path / name, "logits")

@@ -11,7 +11,7 @@ import torch
 from lib.config.load import load_params
 from lib.data.preprocess import fit
 from lib.data.real import load_arrays, load_real
-from lib.files import FileError, load_state, save_state
+from lib.files import FileError, load_sealed, load_state, save_sealed, save_state
 from lib.methods import METHODS
 from lib.methods.frepo import FRePo
 from lib.rng import generator
@@ -19,6 +19,7 @@ from lib.synthetic.initial import initial_set
 from lib.synthetic.set import SyntheticSet, rendered
 from lib.training import compute
 from lib.training.batches import batches_for
+from lib.training.checkpoint import Checkpoint
 from lib.training.loop import NonFiniteLoss, Stopped, evaluation_steps, run
 from lib.training.students import evaluate
 
@@ -45,6 +46,9 @@ CFG = (
 )
 
 
+RUN = "seed0 of a run"
+
+
 class Interrupted(Exception):
     pass
 
@@ -63,8 +67,8 @@ def start(real, checkpoint, cfg=CFG, stop_after=None, minutes=0.0, watch=None, p
 
     method.step = watched
     batches, logged = batches_for(real, cfg, generator(0, "batches")), []
-    progress = run("cell", method, batches, cfg, watch or (lambda: float(syn.x.detach().std())), checkpoint,
-                   lambda step, metrics: logged.append((step, metrics)), minutes, stop)  # fmt: skip
+    watch, checkpoint = watch or (lambda: float(syn.x.detach().std())), Checkpoint(checkpoint, RUN)
+    progress = run("cell", method, batches, cfg, watch, checkpoint, lambda *pair: logged.append(pair), minutes, stop)
     return progress, syn, logged
 
 
@@ -110,7 +114,7 @@ def test_times_are_of_the_steps_without_evaluations_and_go_on_after_a_stop(real,
     assert points[0]["wall_s"] < 0.3 and all(a["cpu_s"] <= b["cpu_s"] for a, b in zip(points, points[1:]))
     with pytest.raises(Interrupted):
         start(real, tmp_path / "b", stop_after=20)
-    assert load_state(tmp_path / "b")["progress"]["cpu_s"] > 0, "a run that goes on adds to it"
+    assert load_state(tmp_path / "b", RUN)["progress"]["cpu_s"] > 0, "a run that goes on adds to it"
 
 
 def test_without_a_terminal_progress_is_a_line_and_not_a_thousand():
@@ -149,7 +153,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
         "the last good checkpoint is kept at",
     ):
         start(real, tmp_path / "a", poison=23)
-    state = load_state(tmp_path / "a")
+    state = load_state(tmp_path / "a", RUN)
     assert state["progress"]["step"] == 23 and all(m["loss"].isfinite() for m in state["progress"]["pending"])
 
 
@@ -168,24 +172,76 @@ def test_asked_to_stop_it_saves_first_and_goes_on_from_there(real, tmp_path):
     assert torch.equal(start(real, tmp_path / "b", minutes=60.0)[1].x, syn.x)
 
 
-def test_damaged_and_foreign_checkpoints_are_refused(real, tmp_path):
+def test_a_damaged_checkpoint_is_set_aside_for_the_older_one_or_for_a_new_start(real, tmp_path, capsys):
+    _, whole, _ = start(real, tmp_path / "a")
+    path, older = tmp_path / "a", tmp_path / "a.older"
+    good, before = path.read_bytes(), older.read_bytes()
+    flipped = bytearray(good)
+    flipped[-40] ^= 1  # in a tensor
+    for damage in (good[: len(good) // 2], bytes(flipped), b""):
+        path.write_bytes(damage)
+        older.write_bytes(before)
+        progress, syn, _ = start(real, path)
+        said = capsys.readouterr().out
+        assert "a.aside; going on without it" in said and "going on after step 29" in said
+        assert torch.equal(syn.x, whole.x) and progress.step == 30
+    path.write_bytes(b"{")
+    older.unlink()
+    assert torch.equal(start(real, path)[1].x, whole.x)
+    assert "going on after" not in capsys.readouterr().out, "it began anew"
+
+
+def test_a_checkpoint_of_another_run_is_set_aside(real, tmp_path, capsys):
+    _, whole, _ = start(real, tmp_path / "a")
+    for owner in ("seed1 of a run", "seed0 of another run"):
+        save_state(tmp_path / "a", load_state(tmp_path / "a", RUN), owner)
+        (tmp_path / "a.older").unlink(missing_ok=True)
+        assert torch.equal(start(real, tmp_path / "a")[1].x, whole.x)
+        assert f"a state of '{owner}', not of '{RUN}'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("step", [-5, 0, 31])
+def test_a_checkpoint_of_an_impossible_step_is_refused(real, tmp_path, step):
     start(real, tmp_path / "a")
-    whole = (tmp_path / "a").read_bytes()
-    (tmp_path / "a").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FileError, match="not a complete safetensors file.*delete it"):
+    state = load_state(tmp_path / "a", RUN)
+    state["progress"]["step"] = step
+    save_state(tmp_path / "a", state, RUN)
+    with pytest.raises(FileError, match=f"not a checkpoint of this cell .*step {step} of 30"):
         start(real, tmp_path / "a")
-    save_state(tmp_path / "a", {"something": torch.zeros(2)})
-    with pytest.raises(FileError, match="not a checkpoint of this cell"):
-        start(real, tmp_path / "a")
-    (tmp_path / "a").write_bytes(whole)
+
+
+def test_a_step_that_was_changed_in_the_file_is_found(real, tmp_path, capsys):
+    start(real, tmp_path / "a")
+    text = (tmp_path / "a").read_bytes()
+    changed = text.replace(b'[\\"step\\", 30]', b'[\\"step\\", 27]')
+    assert changed != text
+    (tmp_path / "a").write_bytes(changed)
+    start(real, tmp_path / "a")
+    assert "differs from the digest" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_other_settings_is_refused(real, tmp_path):
+    start(real, tmp_path / "a")
     with pytest.raises(FileError, match="not a checkpoint of this cell"):
         start(real, tmp_path / "a", CFG.changed(pool_size=3))
 
 
+def test_no_bit_of_a_sealed_file_can_change_unseen(tmp_path):
+    tensors = {"x": torch.arange(3.0), "n": torch.tensor(5), "rng": torch.arange(5, dtype=torch.uint8)}
+    save_sealed(path := tmp_path / "s", tensors, of="this")
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(FileError):
+            load_sealed(path)
+
+
 def test_state_survives_the_file_with_keys_and_nesting(tmp_path):
     state = {"state": {0: {"exp_avg": torch.arange(3.0)}}, "list": [1, None, "a", True, {"b": [2.5]}], "empty": {}}
-    save_state(tmp_path / "s", state)
-    back = load_state(tmp_path / "s")
+    save_state(tmp_path / "s", state, RUN)
+    back = load_state(tmp_path / "s", RUN)
     assert torch.equal(back["state"].pop(0)["exp_avg"], torch.arange(3.0))
     assert back == {"state": {}, "list": [1, None, "a", True, {"b": [2.5]}], "empty": {}}
 

@@ -15,9 +15,9 @@ from lib.config import fingerprint
 from lib.config.load import ParamsError, load_params
 from lib.data.preprocess import Preprocess
 from lib.data.real import RealSet, load_arrays
-from lib.files import read_metrics
 from lib.methods import METHODS
 from lib.networks import build
+from lib.records import Evaluation, read_metrics
 from lib.rng import generator
 from lib.synthetic.initial import initial_set
 from lib.synthetic.set import SyntheticSet
@@ -347,7 +347,7 @@ def test_dvc_notices_an_edit_of_the_users_file(project, tmp_path):
     edit(folder, change)
     target, stages = f"evaluate@{CELL}", [f"distill@{CELL}", f"evaluate@{CELL}"]
     assert {*stages, "plan"} <= {*ran(dvc(folder, "repro", target))}
-    record = read_metrics(folder / f"build/evaluate/digits/{CELL}.json")["nets"][NET]
+    record = read_metrics(folder / f"build/evaluate/digits/{CELL}.json", Evaluation)["nets"][NET]
     for kind in record:
         _validate_metric_name(f"{NET}/{kind}")
     path = folder / "lib/own/my_nets.py"

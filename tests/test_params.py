@@ -114,7 +114,7 @@ BAD = [
     (set_in(*DISTILL, "ipc", True), ["distill.ipc", "True", "an integer"]),
     (set_in(*DISTILL, "ipc", 129), ["distill.ipc", "takes 129 real images", "smallest has 128"]),
     (set_in(*DISTILL, "ipc", 26), ["distill.ipc", "260 images", "256"]),
-    (set_in(*DISTILL, "outer_lr", "3e-4"), ["distill.outer_lr", "'3e-4'", "3.0e-4"]),
+    (set_in(*DISTILL, "outer_lr", "0.001"), ["distill.outer_lr", "'0.001'", "in quotes it is a text"]),
     (set_in(*DISTILL, "outer_lr", -1.0), ["distill.outer_lr", "-1.0", "above 0"]),
     (set_in(*DISTILL, "pool_sise", 3), ["distill.pool_sise", "did you mean pool_size"]),
     (remove(*DISTILL, "net"), ["distill.net: missing"]),

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lib.data.preprocess import Preprocess
 from lib.data.real import load_arrays
-from lib.files import read_metrics
+from lib.records import Evaluation, External, read_metrics
 
 from .toy import CELL, CELLS, CONTINUAL, ENV, MEMBERSHIP, TOUCHED, clone, commit, dvc, edit, ran, toy, tracked
 from .toy import stages as run_stages
@@ -237,7 +237,7 @@ def test_dvc_shows_what_an_experiment_changed_and_what_came_of_it(pipeline):
     (line,) = [line for line in dvc(folder, "params", "diff").splitlines() if "ipc" in line]
     assert key in line and line.split()[-2:] == ["1", "2"]
     shown = json.loads(dvc(folder, "metrics", "show", "--json", means))[""]["data"][means]["data"]
-    accuracy = np.mean(read_metrics(folder / means)["nets"]["conv2-w32"]["distilled"]["accuracy"])
+    accuracy = np.mean(read_metrics(folder / means, Evaluation)["nets"]["conv2-w32"]["distilled"]["accuracy"])
     assert shown.keys() == {"accuracy"} and shown["accuracy"]["conv2-w32"].keys() == {"distilled", "real_subset"}
     assert abs(shown["accuracy"]["conv2-w32"]["distilled"] - accuracy) < 0.006
     assert "accuracy.conv2-w32.distilled" in dvc(folder, "metrics", "diff")
@@ -268,7 +268,7 @@ def test_a_set_of_somebody_is_judged_and_on_the_page(pipeline):
     }
     edit(folder, lambda p: p["external"].update(means=row))
     dvc(folder, "repro", "external@means")
-    found = read_metrics(folder / "reports/external/means.json")
+    found = read_metrics(folder / "reports/external/means.json", External)
     assert found["images"] == 10 and min(found["nets"]["mlp"]) > 50
     mean = round(np.mean(found["nets"]["mlp"]), 2)
     assert metrics_of(folder, "reports/external")["means.json"] == {"accuracy.mlp": mean}
@@ -318,6 +318,6 @@ def test_a_folder_of_pictures_goes_through_the_whole_pipeline(pipeline):
 
     edit(folder, change)
     dvc(folder, "repro", "evaluate@digits-frepo-flowers-ipc1")
-    measured = read_metrics(folder / "build/evaluate/digits/digits-frepo-flowers-ipc1.json")
+    measured = read_metrics(folder / "build/evaluate/digits/digits-frepo-flowers-ipc1.json", Evaluation)
     assert min(measured["nets"]["conv2-w32"]["distilled"]["accuracy"][0]) == 100
     undo(folder)

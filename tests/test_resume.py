@@ -41,10 +41,12 @@ def distilled(folder):
 def checkpoint_step(folder):
     """The step of the newest checkpoint of CELL's seed 0, or None."""
     from lib.files import FileError, load_state
+    from stages.identity import owner
 
     found = list((folder / ".checkpoints" / CELL).glob("*/seed0.safetensors"))
     try:
-        return load_state(found[0])["progress"]["step"] if found else None
+        state = load_state(found[0], owner("seed0", found[0].parent.name)) if found else None
+        return state and state["progress"]["step"]
     except (RuntimeError, FileError):  # replaced by the run between its being opened and being mapped
         return None
 

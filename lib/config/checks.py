@@ -50,8 +50,6 @@ def preprocessing(tables, key, row):
             yield name, f"must have {channels} value(s), one for each channel"
         if values is not None and not row.standardise:
             yield name, "has no effect with standardise: false; remove it"
-    if row.std and min(row.std) <= 0:
-        yield "std", "must be above 0"
     if data.resolution % row.checkerboard:
         yield "checkerboard", f"must divide the resolution {data.resolution}"
 
@@ -130,6 +128,8 @@ def experts(tables, key, row):
         yield "", key, "is the word for no experts; take another key"
     if row.held_out >= row.count:
         yield "held_out", f"must be below count ({row.count})"
+    if row.count % row.together:
+        yield "count", f"must be a multiple of together ({row.together}), how many are trained at once"
     if row.keep > row.epochs:
         yield "keep", f"must be at most epochs ({row.epochs})"
     yield from network(tables, "net", row.net, row)
@@ -171,6 +171,8 @@ def cell(tables, key, row):
     if not key.startswith(f"{row.suite}-{row.method}-{row.dataset}-ipc"):
         expected = f"{row.suite}-{row.method}-{row.dataset}-ipc{row.distill.ipc}"
         yield "", key, f"a cell's key is SUITE-METHOD-DATASET-ipcN, here {expected}"
+    if row.baseline == key:
+        yield "baseline", "is the cell itself; name another, or remove it"
     named = {"distill.eval_protocol": row.distill.eval_protocol, "evaluate.protocol": row.evaluate.protocol}
     named |= {"evaluate.whole": row.evaluate.whole} if row.evaluate.whole else {}
     protocols = {column: tables["protocols"][name] for column, name in named.items() if name in tables["protocols"]}
@@ -261,8 +263,9 @@ def schedule(cfg, images, classes):
     """What DD's set is made of."""
     if images % cfg.minibatches:
         yield "distill.minibatches", f"must divide the {images} images of each class"
-    if classes and cfg.classes and max(cfg.classes) >= classes:
-        yield "distill.classes", f"must be below {classes}"
+    for name in ("classes", "attack"):
+        if classes and (named := getattr(cfg, name)) and max(named) >= classes:
+            yield f"distill.{name}", f"must be below {classes}"
     if cfg.start == "fixed" and cfg.nets_per_step > 1:
         yield "distill.nets_per_step", "must be 1 where all networks start from the same weights"
     if cfg.class_steps > 1:

@@ -15,6 +15,8 @@ from ..training.students import Students
 from .fingerprint import reach
 from .settings import ParamsError
 
+MOST_WEIGHTS = 10**9
+
 
 def real_images(cfg, shape):
     """Real images of each class that a run starts from."""
@@ -54,9 +56,18 @@ def singular_kernel(cfg, shape, classes):
 
 @cache
 def feature_width(net, shape):
-    """Features of a network on images of `shape`; ValueError where it does not fit."""
-    with Undrawn():
-        return build(net, shape, 2).feature_width
+    """Features of a network on images of `shape`; ValueError where it does not fit, or has too many weights.
+
+    Large ones are built on the meta device, without memory and at once; it costs a second, which small ones are spared.
+    """
+    large = shape[-1] > 128 or parse(net)[1].get("width", 0) > 256
+    with Undrawn(), torch.device("meta" if large else "cpu"):
+        network = build(net, shape, 2)
+    if (weights := sum(p.numel() for p in network.parameters())) > MOST_WEIGHTS:
+        raise ValueError(
+            f"{net} has {weights:,} weights; at most {MOST_WEIGHTS:,} are taken, 4 GB: take a narrower one"
+        )
+    return network.feature_width
 
 
 @cache

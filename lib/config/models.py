@@ -1,6 +1,5 @@
 """What params.yaml may say: a pydantic model for each kind of row. checks.py compares rows, load.py words errors."""
 
-from math import isfinite
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
@@ -11,6 +10,8 @@ from ..data.sources import SOURCES, SUBSETS
 from ..methods.class_maps import MAPS
 from ..methods.gradient_distance import DISTANCES
 from ..networks import parse
+
+LONGEST, WIDEST, SHOWN = 1000, 4096, 60  # items of a list and characters of a path; channels; keys in one answer
 
 
 class Check:
@@ -29,17 +30,21 @@ def checked(kind, test, allowed):
     return Annotated[kind, AfterValidator(Check(test, allowed))]
 
 
-def at_least(bound):
-    return checked(float if isinstance(bound, float) else int, lambda v: v >= bound, f"at least {bound}")
+def whole(least, most, why):
+    return checked(int, lambda v: least <= v <= most, f"at least {least} and at most {most:,} ({why})")
+
+
+def number(least, most, why):
+    return checked(float, lambda v: least <= v <= most, f"at least {least} and at most {most:,} ({why})")
 
 
 def tuple_of(kind):
     return Annotated[tuple[kind, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 
 
-def distinct(test, allowed):
-    words = f"a list of distinct {allowed}"
-    return checked(Items, lambda vs: len(set(vs)) == len(vs) > 0 and all(map(test, vs)), words)
+def distinct(test, allowed, items=None):
+    words = f"distinct {allowed}, at least one and at most {LONGEST:,}"
+    return checked(items or Items, lambda vs: 0 < len(vs) == len(set(vs)) <= LONGEST and all(map(test, vs)), words)
 
 
 def one_of(*choices):
@@ -51,14 +56,18 @@ def key_of(table):
 
     def known(name, info: ValidationInfo):
         if info.context and name not in info.context[table]:
-            raise ValueError(f"must be one of {table}: {', '.join(info.context[table]) or '(none)'}")
+            keys, more = info.context[table][:SHOWN], len(info.context[table]) - SHOWN
+            others = f" and {more} more" if more > 0 else ""
+            raise ValueError(f"must be one of {table}: {', '.join(keys) or '(none)'}{others}")
         return name
 
     return Annotated[str, AfterValidator(known)]
 
 
 def network_name(name):
-    parse(name)
+    """A network's name; too wide a network would fill the memory before anything could be said of it."""
+    if len(name) > LONGEST or not name.isascii() or parse(name)[1].get("width", 0) > WIDEST:
+        raise ValueError(f"must be a name in ASCII, -w at most {WIDEST:,}: that many channels")
     return name
 
 
@@ -80,12 +89,26 @@ def or_none(names):
     return Annotated[str, AfterValidator(known)]
 
 
-Positive = checked(float, lambda v: 0 < v < float("inf"), "above 0 and finite")
+FLOAT32 = "beyond, float32 overflows or nothing changes"
+TIME = "a step takes a millisecond or more: this many, twelve days"
+MEMORY = "more is not held in memory at once"
+TRAINED = "each is a network that is trained"
+Positive = checked(float, lambda v: 1e-12 <= v <= 1e6, f"above 0, from 1.0e-12 to 1,000,000 ({FLOAT32})")
 Fraction = checked(float, lambda v: 0 <= v <= 1, "between 0 and 1")
 Share = checked(float, lambda v: 0 <= v < 1, "at least 0 and below 1")
-Count, Natural, Items, Numbers = at_least(1), at_least(0), tuple_of(int), tuple_of(float)
+Count, Natural = whole(1, 10**9, TIME), whole(0, 10**9, TIME)  # steps, epochs, and what is counted in them
+Size, Several = whole(1, 10**7, MEMORY), whole(0, 10**7, MEMORY)  # images, words, numbers
+Networks = whole(1, 10**4, TRAINED)
+Seed = whole(0, 2**32 - 1, "32 bits")
+Items, Numbers = tuple_of(int), tuple_of(float)
+Means = checked(Numbers, lambda vs: all(0 <= v <= 1 for v in vs), "from 0 to 1, as pixels are")
+Deviations = checked(
+    Numbers, lambda vs: all(1e-3 <= v <= 1 for v in vs), "above 0, from 0.001 (a quarter of a grey level) to 1"
+)
+Place = checked(str, lambda v: 0 < len(v) <= LONGEST and v.isprintable(), "a path, in characters that can be printed")
 Net = Annotated[str, AfterValidator(network_name)]
 Siamese = Annotated[str, AfterValidator(strategy_name)]
+Nets = distinct(lambda name: True, "networks", tuple_of(Net))
 Augment, Strategy = or_none(POLICIES), or_none(STRATEGIES)
 Dtype = one_of("float32", "bfloat16", "fast")  # fast: bfloat16 where the device computes it faster, else float32
 
@@ -106,13 +129,13 @@ class Row(BaseModel):
 class Dataset(Row):
     """Where examples come from: a known source, a user's folder of class folders, or ten classes of ImageNet."""
 
-    resolution: at_least(4) | None = None  # of images
+    resolution: whole(4, 2048, "pixels of a side; " + MEMORY) | None = None  # of images
     source: one_of(*SOURCES) | None = None
-    folder: str | None = None
+    folder: Place | None = None
     subset: one_of(*SUBSETS) | None = None  # of the ImageNet-1K in runtime.imagenet_dir
     antialias: bool = True  # of a subset's pictures, when they are made smaller
     channels: one_of(1, 3) | None = None  # of a user's own folder, else 3; 3 of a grey source: its channel three times
-    held_out: Natural = 0  # training images, as many of each class, that stand in for the test images
+    held_out: Several = 0  # training images, as many of each class, that stand in for the test images
 
 
 class Preprocessing(Row):
@@ -120,29 +143,29 @@ class Preprocessing(Row):
 
     dataset: key_of("datasets")
     standardise: bool = True
-    mean: Numbers | None = None
-    std: Numbers | None = None
+    mean: Means | None = None
+    std: Deviations | None = None
     zca: one_of("none", "frepo", "mtt", "rat") = "none"
     zca_eps: Positive = 0.1
-    checkerboard: Count = 1
+    checkerboard: Size = 1
 
 
 class Words(Row):
     """Sentences brought to one length, their words as vectors: random ones, or of a file among the user's archives."""
 
     dataset: key_of("datasets")
-    tokens: at_least(3)  # the vocabulary, with the special tokens for unknown words and padding
-    length: Count
-    dim: Count
-    vectors: str
+    tokens: whole(3, 10**7, MEMORY)  # the vocabulary, with the special tokens for unknown words and padding
+    length: whole(1, 2000, "words of a sentence")
+    dim: whole(1, 2000, "numbers of a word")
+    vectors: checked(Place, lambda v: "/" not in v, "a file's name without a folder, or random")
 
 
 class Protocol(Row):
     """How a network is trained on a distilled set to judge it; training/students.py describes the optimizers."""
 
-    num_nets: Count
+    num_nets: Networks
     lr: Positive
-    batch: Natural
+    batch: Several
     augment: Augment
     optimizer: one_of("adam", "sgd", "schedule") = "adam"
     loss: one_of("squared_error", "cross_entropy") = "squared_error"
@@ -151,7 +174,7 @@ class Protocol(Row):
     warmup: Natural = 0
     lr_final: Fraction = 1.0  # cosine down to this fraction of lr; 1 keeps lr constant
     epochs: Natural = 0
-    batch_per_class: Natural = 0  # of adam, above 0: images of each of a batch's batch / batch_per_class random classes
+    batch_per_class: Several = 0  # of adam, above 0: images of each of a batch's batch / batch_per_class random classes
 
 
 class Experts(Row):
@@ -163,17 +186,17 @@ class Experts(Row):
     dataset: key_of("datasets")
     preprocessing: key_of("preprocessing")
     net: Net
-    count: Count
+    count: Networks
     epochs: Count
     keep: Natural  # the snapshots of the first so many epochs stay, with the start and the last
     optimizer: one_of("sgd", "gsam", "adam")
     lr: Positive
-    batch: Count
+    batch: Size
     augment: Augment
     held_out: Natural = 0  # of them, the last, which no distillation sees: starts for evaluations
-    seed: Natural = 0
+    seed: Seed = 0
     halve_every: Natural = 0  # epochs after which lr is halved; 0: never
-    together: Count = 10  # trained at once
+    together: Networks = 10  # trained at once
     rho: Positive = 0.01  # of gsam
     alpha: Fraction = 0.3
 
@@ -191,17 +214,17 @@ class Distill(Row):
     label_start: one_of("one_hot") = "one_hot"
     learn_labels: one_of(False) = False
     net: Net
-    ipc: Count
-    seeds: distinct(lambda s: s >= 0, "integers of at least 0")
+    ipc: Size
+    seeds: distinct(lambda s: 0 <= s < 2**32, "integers of at least 0 and below 2^32")
     steps: Count
     init: one_of("real", "noise", "svd")  # svd, for a rank alone: the best factors of real images
-    rank: Natural  # 0: pixels; else each channel is a product of two learned factors of this rank
-    images: Natural  # per class, of a rank; 0: as many as fit the memory of `ipc` images of pixels
+    rank: Several  # 0: pixels; else each channel is a product of two learned factors of this rank
+    images: Several  # per class, of a rank; 0: as many as fit the memory of `ipc` images of pixels
     conv_dtype: Dtype
-    class_steps: Count  # above 1: the classes, in the order of the seed, in so many groups that are distilled apart
-    chunk: Natural  # above 0: seed s sees the s-th chunk of so many training images alone
+    class_steps: Size  # above 1: the classes, in the order of the seed, in so many groups that are distilled apart
+    chunk: Several  # above 0: seed s sees the s-th chunk of so many training images alone
     eval_protocol: key_of("protocols")  # of the evaluations during distillation
-    eval_at: Items | None
+    eval_at: distinct(lambda step: True, "steps") | None
     eval_every: Natural  # 0: only at `eval_at`
     select: one_of("last", "best_test")  # best_test also keeps the set of the best *test* accuracy on the way
 
@@ -212,15 +235,15 @@ class FRePo(Distill):
     method: Literal["frepo"]
     labels: one_of("centred") = "centred"
     batches: one_of("straddling") = "straddling"
-    real_batch: Count
+    real_batch: Size
     flip: bool
     learn_labels: bool
     outer_lr: Positive
     outer_lr_final: Fraction
-    pool_size: Count
+    pool_size: Networks
     reset_after: Natural
     online_lr: Positive
-    online_batch: Count
+    online_batch: Size
     krr_dtype: one_of("float32", "float64")
 
 
@@ -228,7 +251,7 @@ class ISA(FRePo):
     """ISA: FRePo with another data-fit term (the sheet's section 2)."""
 
     method: Literal["isa"]
-    epsilon: checked(float, isfinite, "finite: above 0 away from the neighbour, as released; below 0 towards it")
+    epsilon: number(-1000, 1000, "above 0 away from the neighbour, as released; below 0 towards it")
     topk: checked(float, lambda v: -1 <= v <= 1, "between -1 and 1: the hardest share kept; below 0, the easiest")
 
 
@@ -236,7 +259,7 @@ class DM(Distill):
     """Distribution matching. A step is one update of the images by one random network."""
 
     method: Literal["dm"]
-    real_batch: Count
+    real_batch: Size
     lr_img: Positive
     augment: Strategy
 
@@ -245,13 +268,13 @@ class DC(Distill):
     """Gradient matching. A step is one update of the images, `outer` of them to a network."""
 
     method: Literal["dc"]
-    real_batch: Count
+    real_batch: Size
     lr_img: Positive
     distance: one_of(*DISTANCES)
     outer: Count
     inner_epochs: Count  # of the network on the set, between two updates
     lr_net: Positive
-    net_batch: Count
+    net_batch: Size
 
 
 class DSA(DC):
@@ -270,14 +293,14 @@ class DD(Distill):
     method: Literal["dd"]
     labels: one_of("outputs") = "outputs"
     batches: one_of("epochs") = "epochs"
-    real_batch: Count
+    real_batch: Size
     attack: checked(Items, is_attack, "[CLASS, TARGET]: images of CLASS are to be taken for TARGET") | None
     classes: distinct(lambda c: c >= 0, "classes") | None
-    minibatches: Count
+    minibatches: Size
     epochs: Count
     lr_start: Positive  # the rates' first value
     start: one_of("fixed", "random")  # of the networks: the same weights always, or others in each step
-    nets_per_step: Count
+    nets_per_step: Networks
     outer_lr: Positive
     halve_every: Count  # outer steps after which outer_lr is halved
     augment: one_of("none", "crop_flip")  # of the real batches
@@ -297,11 +320,11 @@ class RaT(Distill):
 
     method: Literal["rat"]
     batches: one_of("epochs") = "epochs"
-    real_batch: Count
+    real_batch: Size
     learn_labels: bool
     inner_steps: Count
-    inner_batch: Natural  # images of a step, `batch_per_class` of each of its random classes; both 0: the whole set
-    batch_per_class: Natural
+    inner_batch: Several  # images of a step, `batch_per_class` of each of its random classes; both 0: the whole set
+    batch_per_class: Several
     window: Count
     place: one_of("random", "late")  # of the window: anywhere, or at the end
     redraw_every: Count  # outer steps that a random place lasts
@@ -324,10 +347,10 @@ class MTT(Distill):
     max_start: Count
     max_start_first: Natural  # 0: max_start
     expand_steps: Natural
-    batch_syn: Natural  # images of an inner step; 0: all
+    batch_syn: Several  # images of an inner step; 0: all
     lr_img: Positive
     lr_start: Positive  # the learned rate's first value
-    lr_lr: at_least(0.0)
+    lr_lr: number(0, 10**6, FLOAT32)
     augment: Strategy
     gradient: one_of("exact", "tesla")  # tesla: weights on the way taken for constants
 
@@ -365,7 +388,7 @@ class Evaluate(Row):
     """How the distilled sets of a cell are judged."""
 
     protocol: key_of("protocols")
-    nets: tuple_of(Net)
+    nets: Nets
     baselines: bool = False  # of a set with a schedule: real images chosen in several ways, and nearest neighbours
     whole: key_of("protocols") | None = None  # by which the networks are trained on the whole training set too
 
@@ -407,8 +430,9 @@ class Membership(Application):
     protocol: key_of("protocols")  # of students of a distilled set or of the images it started from; constant rate
     real_protocol: key_of("protocols")  # of students trained on the chunk itself; constant rate
     updates: distinct(lambda u: u >= 1, "integers of at least 1")
-    attacked_nets: Count  # students of each set that are attacked; every one counts for the accuracy
-    shadows: checked(int, lambda v: v >= 0 and v % 2 == 0, "even and at least 0")  # on random halves of the pool
+    attacked_nets: Networks  # students of each set that are attacked; every one counts for the accuracy
+    # On random halves of the pool.
+    shadows: checked(int, lambda v: 0 <= v <= 10**4 and v % 2 == 0, f"even, from 0 to 10,000 ({TRAINED})")
     grid_search: bool  # of the learned attacks' settings, as released; false: one setting each
 
 
@@ -419,10 +443,10 @@ class Scores(Application):
     hard: key_of("protocols")  # the protocol of trainings on hard labels
     full: key_of("protocols")  # the protocol of the training on the whole real set
     augment: Augment  # what is on and off
-    runs: Count
+    runs: Networks
     kd: one_of("rded", "sre2l")
     kd_epochs: Count
-    kd_batch: Count
+    kd_batch: Size
     kd_lr: Positive
     temperature: Positive
     flip: bool
@@ -433,20 +457,20 @@ class External(Row):
 
     dataset: key_of("datasets")
     preprocessing: key_of("preprocessing")  # the space that networks see images in
-    file: str  # of arrays, or a folder of class folders of pictures
-    label_file: str  # the same, or another file that holds the labels; DVC needs it in each row
+    file: Place  # of arrays, or a folder of class folders of pictures
+    label_file: Place  # the same, or another file that holds the labels; DVC needs it in each row
     labels: one_of("centred", "free", "logits", "probabilities", "classes")  # centred, free: targets, as they are
     space: one_of("network", "0..1", "0..255") | None = None  # of the images; null: integers 0..255, others network
     protocol: key_of("protocols")
-    nets: tuple_of(Net)
+    nets: Nets
     lr: Positive | None = None  # in place of the file's; null, and none in the file: the protocol's
 
 
 class Runtime(Row):
     """How to run; nothing here changes a result beyond its rounding, so that no recipe holds it."""
 
-    archives: str | None  # a folder with the user's own copies of the published archives
-    imagenet_dir: str | None  # the user's copy of ImageNet-1K
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")]
-    checkpoint_minutes: at_least(0.0)
+    archives: Place | None  # a folder with the user's own copies of the published archives
+    imagenet_dir: Place | None  # the user's copy of ImageNet-1K
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$", description="auto, cpu, cuda or cuda:N")]
+    checkpoint_minutes: number(0, 10**4, "a week; 0: always")
     compile: one_of("none", "default", "reduce-overhead")  # of passes and unrolled steps; the last: CUDA graphs

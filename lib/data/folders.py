@@ -5,14 +5,14 @@ train folder alone: then every fifth picture of each class, sorted by name, goes
 folders below a class's, also in linked ones. Hidden names and __MACOSX never count; what else is not read is said.
 """
 
-import stat
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..files import FileError
+from ..files import FileError, kind_of, read_bytes
 from .pictures import SUFFIXES, Seen, recognised
 from .readers import picture
 
@@ -20,6 +20,7 @@ ROLES = {"train": "train", "training": "train", "test": "test", "testing": "test
 ROLES |= {"val": "val", "valid": "val", "validation": "val"}
 FIFTH = 5
 MOST = 5  # names in one sentence
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # Python keeps bytes that are not UTF-8 as the last of these
 
 
 @dataclass
@@ -37,11 +38,7 @@ class PictureFolder:
     def examples(self, split, resolution, channels):
         """Yield (image uint8 (H, W, K), label) of one split, class by class."""
         for path, label in self.pairs[split]:
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise FileError(f"{path}: cannot be read ({error.strerror}); correct or remove it") from None
-            image = picture(data, resolution, path, self.seen)
+            image = picture(read_bytes(path, "correct or remove it"), resolution, path, self.seen)
             yield (image if channels == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]), label
 
     def notes(self):
@@ -61,8 +58,11 @@ class PictureFolder:
 def picture_folder(folder):
     """Find the classes, splits and pictures of a user's folder -> PictureFolder; FileError for what cannot be right."""
     found = PictureFolder(Path(folder).expanduser())
-    if not found.root.is_dir():
-        raise FileError(f"{folder}: no such folder (a dataset's `folder` holds one folder of pictures per class)")
+    if (kind := kind_of(found.root)) != "folder":
+        kind = "a file" if kind == "file" else kind
+        raise FileError(
+            f"{folder}: no such folder: {kind} (a dataset's `folder` holds one folder of pictures per class)"
+        )
     roles = split_folders(found)
     train, test = roles.get("train", found.root), roles.get("test", roles.get("val"))
     classes = class_folders(found, train)
@@ -149,18 +149,23 @@ def class_pictures(found, split, folder):
 
 def pictures_below(found, folder, read):
     """The pictures in a folder and in those below it, linked ones too; `read`: identities of folders to stay out of."""
-    if identity(folder) in read:  # a link: without this, one to a folder above would never end
-        found.leave([folder], "they lead to a folder that is read already")
-        return []
-    read.add(identity(folder))
-    folders, files = entries(folder)
-    pictures = [path for path in files if (path.suffix.lower() in SUFFIXES if path.suffix else recognised(path))]
-    rest = [path for path in files if path not in set(pictures)]
-    found.leave(rest, f"their suffix is none of {' '.join(sorted(SUFFIXES))}, or they have none and are no pictures")
-    for path in folders:
-        if path.suffix.lower() in SUFFIXES:
-            raise FileError(f"{path}: a folder with a picture's name; rename or remove it")
-        pictures += pictures_below(found, path, read)
+    pictures, waiting = [], [folder]
+    while waiting:
+        folder = waiting.pop()
+        if identity(folder) in read:  # a link: without this, one to a folder above would never end
+            found.leave([folder], "they lead to a folder that is read already")
+            continue
+        read.add(identity(folder))
+        folders, files = entries(folder)
+        taken = {path for path in files if (path.suffix.lower() in SUFFIXES if path.suffix else recognised(path))}
+        rest = [path for path in files if path not in taken]
+        found.leave(
+            rest, f"their suffix is none of {' '.join(sorted(SUFFIXES))}, or they have none and are no pictures"
+        )
+        if named := [path for path in folders if path.suffix.lower() in SUFFIXES]:
+            raise FileError(f"{named[0]}: a folder with a picture's name; rename or remove it")
+        pictures += taken
+        waiting += reversed(folders)
     return pictures
 
 
@@ -177,12 +182,9 @@ def entries(folder):
     except OSError as error:
         raise FileError(f"{folder}: cannot be read ({error.strerror}); correct or remove it") from None
     for path in paths:
-        try:
-            mode = path.stat().st_mode
-        except OSError as error:
-            problem = f"{'a link that leads nowhere' if path.is_symlink() else 'cannot be read'} ({error.strerror})"
-            raise FileError(f"{path}: {problem}; correct or remove it") from None
-        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-            raise FileError(f"{path}: neither a file nor a folder, but a device, a pipe or a socket; remove it")
-        (folders if stat.S_ISDIR(mode) else files).append(path)
+        if UNPRINTABLE.search(path.name):
+            raise FileError(f"{str(path)!r}: its name is not UTF-8, or has a control character; rename it")
+        if (kind := kind_of(path)) not in ("file", "folder"):
+            raise FileError(f"{path}: {kind}; remove it or correct it")
+        (folders if kind == "folder" else files).append(path)
     return folders, files

@@ -6,19 +6,23 @@ first label has no images.
 """
 
 import csv
-import tarfile
+import io
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..files import FileError
+from ..files import FileError, kind_of, parsing, read_bytes
+from .archives import members
+from .folders import entries
 from .pictures import opened
 from .sources import SUBSETS
 
 SPLITS = {"train": "train", "test": "val"}
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "test": "ILSVRC2012_img_val.tar"}
 FOLDERS = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
+MOST_BYTES = 1 << 38  # of an archive; that of all training images has 138 GB
+REMEDY = "replace or remove it"
 VAL_CLASSES = "LOC_val_solution.csv"  # classes of validation images that lie in one folder
 
 
@@ -38,16 +42,20 @@ def pictures(folder, subset, split):
         raise FileError(f"{setting}: not given; name the folder of your copy of ImageNet-1K")
     folder, labels = Path(folder).expanduser(), labels_of(subset)
     places, archive = [folder / place / SPLITS[split] for place in FOLDERS], folder / ARCHIVES[split]
-    root = next((place for place in places if place.is_dir()), None)
-    table = next((path for path in (folder / VAL_CLASSES, folder / "ILSVRC" / VAL_CLASSES) if path.is_file()), None)
-    if root is not None and any((root / wnid).is_dir() for wnid in labels):
+    root = next((place for place in places if kind_of(place) == "folder"), None)
+    tables = folder / VAL_CLASSES, folder / "ILSVRC" / VAL_CLASSES
+    table = next((path for path in tables if kind_of(path) != "not found"), None)
+    if root is not None and any(kind_of(root / wnid) == "folder" for wnid in labels):
         for wnid in checked_classes(root, labels):
-            for path in sorted((root / wnid).iterdir()):
-                yield path, path.read_bytes(), labels[wnid]
+            folders, files = entries(root / wnid)
+            if folders:
+                raise FileError(f"{folders[0]}: a folder among the pictures of a class; remove it")
+            for path in files:
+                yield path, read_bytes(path, REMEDY), labels[wnid]
     elif root is not None and split == "test" and table:
         for name, wnid in validation_classes(table, labels):
-            yield name, (root / f"{name}.JPEG").read_bytes(), labels[wnid]
-    elif archive.is_file() and (split == "train" or table):
+            yield name, read_bytes(root / f"{name}.JPEG", f"{table} names it: {REMEDY}"), labels[wnid]
+    elif kind_of(archive) != "not found" and (split == "train" or table):
         class_of = dict(validation_classes(table, labels)) if split == "test" else None
         yield from archived_pictures(archive, labels, class_of)
     else:
@@ -59,7 +67,7 @@ def pictures(folder, subset, split):
 
 def checked_classes(folder, labels):
     """The classes in the order of their labels; FileError unless each has its folder."""
-    absent = [wnid for wnid in labels if not (folder / wnid).is_dir()]
+    absent = [wnid for wnid in labels if kind_of(folder / wnid) != "folder"]
     if absent:
         raise FileError(f"{folder}: has no folder of {', '.join(absent)}")
     return sorted(labels, key=labels.get)
@@ -67,8 +75,12 @@ def checked_classes(folder, labels):
 
 def validation_classes(path, labels):
     """Pairs (image name, WordNet id) of the validation images of these classes, from ImageNet's table."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in csv.DictReader(file)]
+    table = read_bytes(path, REMEDY)
+    with parsing(path, "not a table of ImageId and PredictionString", REMEDY):
+        rows = csv.DictReader(io.StringIO(table.decode(), newline=""))
+        rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in rows]
+        if leaving := [name for name, _ in rows if Path(name).name != name]:
+            raise ValueError(f"{leaving[0]!r} is no picture's name")
     return sorted((row for row in rows if row[1] in labels), key=lambda row: (labels[row[1]], row[0]))
 
 
@@ -77,19 +89,14 @@ def archived_pictures(path, labels, class_of):
 
     class_of: {image name: WordNet id} for the validation archive, which holds the pictures themselves; else None.
     """
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = Path(member.name).stem
-                if class_of is not None and name in class_of:
-                    yield name, archive.extractfile(member).read(), labels[class_of[name]]
-                elif class_of is None and name in labels:
-                    with tarfile.open(fileobj=archive.extractfile(member)) as class_archive:
-                        for image in class_archive:
-                            if image.isfile():
-                                yield image.name, class_archive.extractfile(image).read(), labels[name]
-    except tarfile.TarError as error:
-        raise FileError(f"{path}: not a complete archive ({error})") from None
+    known = labels if class_of is None else class_of
+    for member, data in members(path, MOST_BYTES, lambda name: Path(name).stem in known):
+        name = Path(member).stem
+        if class_of is not None:
+            yield name, data, labels[class_of[name]]
+        else:
+            for image, picture in members(f"{path}: {member}", MOST_BYTES, data=data):
+                yield image, picture, labels[name]
 
 
 def resized(data, resolution, antialias, name):

@@ -1,19 +1,23 @@
 """Pictures as people have them: a fixed list of formats, every mode of Pillow, in 8-bit RGB without silent damage."""
 
 import io
+import logging
 import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..files import FileError
+from ..files import FileError, parsing
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's others may start programs, as EPS does
 SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
+REMEDY = "replace or remove it"
 UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of damaged files it would tell beside the sentence about them
 
 
 @dataclass
@@ -47,42 +51,38 @@ class Seen:
 
 def opened(data, name):
     """Decode a picture (bytes) of FORMATS -> a loaded Pillow image. FileError, also above Pillow's limit of pixels."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with parsing(name, "not a readable picture", REMEDY), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             image.load()
-            return image
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        found = f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels"
-        raise FileError(f"{name}: {found}, the most that a picture may have; make it smaller") from None
-    except UnidentifiedImageError:
-        raise FileError(f"{name}: not a readable picture of {', '.join(FORMATS)}; replace or remove it") from None
-    except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
-        problem = f"not a readable picture ({type(error).__name__}: {error})"
-        raise FileError(f"{name}: {problem}; replace or remove it") from None
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            found = f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels"
+            raise FileError(f"{name}: {found}, the most that a picture may have; make it smaller") from None
+        except UnidentifiedImageError:
+            raise FileError(f"{name}: not a readable picture of {', '.join(FORMATS)}; {REMEDY}") from None
+        return image
 
 
 def recognised(path):
     """Whether the beginning of a file is that of a picture."""
-    try:
-        with Image.open(path, formats=FORMATS):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path, formats=FORMATS):
+                return True
+        except UnidentifiedImageError:
+            return False
+        except Exception:  # a damaged picture, or too large a one, which `opened` refuses
             return True
-    except UnidentifiedImageError:
-        return False
-    except Exception:  # a damaged picture, which `opened` refuses
-        return True
 
 
 def understood(image, name, seen):
     """A loaded picture of any mode, upright, in 8-bit RGB; transparent parts are laid on white. Counts into `seen`."""
-    try:
-        seen.several += getattr(image, "n_frames", 1) > 1
-        image.load()  # counting pages may have dropped the first
+    with parsing(name, "its EXIF data or frames are damaged", "save it anew"):
+        seen.several += getattr(image, "is_animated", False)  # n_frames would read a million of them
+        image.load()  # looking for a second may have dropped the first
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception as error:  # of damaged EXIF data or further frames
-        problem = f"its EXIF data or frames are damaged ({type(error).__name__}: {error})"
-        raise FileError(f"{name}: {problem}; save it anew") from None
     if image.mode == "F" or image.mode.startswith("I"):
         image = greys(image, name, seen)
     return on_white(image, name, seen) if image.has_transparency_data else image.convert("RGB")

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..files import FileError, replacing, sha256, write_json
 from ..progress import progress_bar
-from . import READERS, readers, text
+from ..records import write_record
+from . import examples_of, readers, text
 from .folders import picture_folder
 from .imagenet import read_subset
 from .sources import SOURCES, SUBSETS, in_shape, is_text, locate
@@ -50,7 +51,7 @@ def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
             return own.examples(split, dataset.resolution, in_shape(dataset)[0])
         if dataset.subset:
             return read_subset(imagenet, dataset.subset, split, dataset.resolution, dataset.antialias)
-        return READERS[dataset.source](files, packed, split, dataset.resolution)
+        return examples_of(dataset.source, files, packed, split, dataset.resolution)
 
     out.mkdir(parents=True)
     arrays = {}
@@ -74,7 +75,7 @@ def prepare(name, dataset, out, downloads, archives=None, imagenet=None):
     record = manifest(name, dataset, arrays, names, files, packed, out)
     if own:
         record |= of_folder(name, own, dataset.held_out, arrays, record["std"])
-    write_json(out / "manifest.json", record)
+    write_record(out / "manifest.json", record)
 
 
 def of_folder(name, own, held_out, arrays, std):
@@ -117,7 +118,7 @@ def prepare_text(name, dataset, files, packed, out):
     counts = [len(splits[split][2]) for split in readers.SPLITS]
     check_counts(name, dataset.source, counts, int(max(labels.max() for *_, labels in splits.values())) + 1, packed)
     names = readers.class_names(dataset.source, files)
-    write_json(out / "manifest.json", {
+    write_record(out / "manifest.json", {
         "name": name, "source": dataset.source, "text": True, "num_classes": len(names), "class_names": names,
         "num_train": counts[0], "num_test": counts[1], "class_counts": np.bincount(splits["train"][2]).tolist(),
         "words": len(words), "longest": int(np.diff(splits["train"][1], prepend=0).max()),
@@ -150,7 +151,7 @@ def save_arrays(out, split, **arrays):
 
 
 def array_digests(out):
-    return {path.name: sha256(path) for path in sorted(out.glob("*.npy"))}
+    return {path.name: sha256(path) for path in sorted([*out.glob("*.npy"), *out.glob("words.json")])}
 
 
 def check_counts(name, source, counts, num_classes, packed=False):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..files import load_tensors, save_tensors
+from ..files import load_sealed, save_sealed
 from ..progress import progress_bar
 
 BLOCK = 4096  # images per block of the covariance: bounds the memory in float64
@@ -104,11 +104,11 @@ class Preprocess:
         tensors = {"mean": self.mean, "std": self.std}
         if self.zca is not None:
             tensors |= dict(zip(("zca_mean", "zca_vectors", "zca_scale"), self.zca))
-        save_tensors(path, tensors, checkerboard=self.checkerboard, own=self.per_image, **meta)
+        save_sealed(path, tensors, checkerboard=self.checkerboard, own=self.per_image, **meta)
 
     @classmethod
     def load(cls, path):
-        tensors, meta = load_tensors(path)
+        tensors, meta = load_sealed(path)
         zca = tuple(tensors[k] for k in ("zca_mean", "zca_vectors", "zca_scale")) if "zca_mean" in tensors else None
         return cls(tensors["mean"], tensors["std"], zca, meta["checkerboard"], meta["own"])
 

@@ -1,17 +1,17 @@
 """Readers of image formats: each yields (image uint8 (H, W, K), label) of one split, in the order of its file."""
 
-import bz2
-import io
+import math
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..files import FileError
+from ..files import FileError, parsing, read_bytes
 from . import READERS
+from .archives import gunzip, members, read_npz, unpacked
 from .pictures import SUFFIXES, Seen, opened, understood
-from .sources import SOURCES, gunzip, members
+from .sources import REMEDY, SOURCES
 
 GIGA = 1 << 30
 DIGITS_TRAIN = 1297  # the fixed split: the first 1297 of scikit-learn's 1797 digits train, the last 500 test
@@ -71,11 +71,11 @@ def usps(files, packed, split, resolution):
     Read from libsvm's lines `LABEL INDEX:VALUE ...` with labels 1 to 10, or (packed) from arrays of thousandths.
     """
     if packed:
-        arrays = np.load(files[0], allow_pickle=False)
+        arrays = read_npz(files[0])
         values, labels = arrays[f"x_{split}"].reshape(-1, 256) / 1000, arrays[f"y_{split}"]
     else:
-        with bz2.open(files[SPLITS.index(split)], "rt", encoding="utf-8") as file:
-            lines = [line.split() for line in file if line.strip()]
+        text = unpacked(files[SPLITS.index(split)], GIGA).decode()
+        lines = [line.split() for line in text.splitlines() if line.strip()]
         labels = np.array([int(line[0]) - 1 for line in lines])
         values = np.zeros((len(lines), 256))
         for line, image in zip(lines, values):
@@ -90,16 +90,17 @@ def usps(files, packed, split, resolution):
 @READERS.register("svhn")
 def svhn(files, packed, split, resolution):
     """Street View House Numbers: MATLAB files of X (32, 32, 3, n) and y (n, 1), in which 10 stands for the digit 0."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
+    from scipy.io import loadmat, whosmat
 
-    path = files[0 if split == "train" else 1]
-    try:
+    path, count = (files[0], 73257) if split == "train" else (files[1], 26032)
+    with parsing(path, "not a MATLAB file of X and y", REMEDY):
+        # SciPy's parser may crash on a damaged file: only the published one, by its checksum, reaches it.
+        shapes = {name: shape for name, shape, _ in whosmat(path)}  # before memory is taken for them
+        if math.prod(shapes["X"]) > 3072 * count or math.prod(shapes["y"]) > count:
+            raise FileError(f"{path}: declares X {shapes['X']} and y {shapes['y']}, more than {count} images; {REMEDY}")
         arrays = loadmat(path, variable_names=("X", "y"))
         images = np.ascontiguousarray(arrays["X"].transpose(3, 0, 1, 2))
-        yield from zip(images, (int(label) % 10 for label in arrays["y"].flatten()))
-    except (MatReadError, KeyError, ValueError, TypeError) as error:
-        raise FileError(f"{path}: not a MATLAB file of X and y ({error})") from None
+        yield from zip(images, (int(label) % 10 for label in arrays["y"].flatten()), strict=True)
 
 
 @READERS.register("cifar10")
@@ -124,6 +125,7 @@ def listed_names(ending):
     def names(files):
         for _, data in members(files[0], 4 * GIGA, lambda name: name.endswith(ending)):
             return [line.split()[-1] for line in data.decode().splitlines() if line.strip()]
+        raise FileError(f"{files[0]}: {ending} is missing; {REMEDY}")
 
     return names
 
@@ -136,10 +138,10 @@ def cifar100(files, packed, split, resolution):
 
 def cifar10_packed(files, split):
     """Lossless WebP pictures of 100x100 tiles in the published order, labels beside them."""
-    labels = np.load(files[-1], allow_pickle=False)[split]
+    labels = read_npz(files[-1])[split]
     tiles = []
     for path in files[:5] if split == "train" else files[5:6]:
-        pixels = np.asarray(Image.open(path).convert("RGB")).reshape(100, 32, 100, 32, 3)
+        pixels = np.asarray(opened(read_bytes(path, REMEDY), path).convert("RGB")).reshape(100, 32, 100, 32, 3)
         tiles.append(pixels.swapaxes(1, 2).reshape(-1, 32, 32, 3))
     yield from zip(np.concatenate(tiles), map(int, labels))
 
@@ -183,8 +185,8 @@ def class_folders_archive(files, packed, split, resolution):
 def imagenet_resized(files, packed, split, resolution):
     """npz batches of flat rows, R, G and B planes one after the other; labels from 1."""
     for path in files[:2] if split == "train" else files[2:]:
-        for _, data in members(path, 20 * GIGA):
-            batch = np.load(io.BytesIO(data), allow_pickle=False)
+        for name, data in members(path, 20 * GIGA):
+            batch = read_npz(f"{path}: {name}", data)
             images = batch["data"].reshape(-1, 3, 64, 64).transpose(0, 2, 3, 1)
             yield from zip(images, (int(label) - 1 for label in batch["labels"]))
 
@@ -208,4 +210,5 @@ def caltech_birds2011(files, packed, split, resolution):
 def class_names(source, files):
     """Names by label where the papers or the files give them, else None."""
     listed = getattr(READERS[source], "names", None)
-    return SOURCES[source].get("names") or (listed(files) if listed else None)
+    with parsing(", ".join(map(str, files)), "its classes cannot be read", REMEDY):
+        return SOURCES[source].get("names") or (listed(files) if listed else None)

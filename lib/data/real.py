@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..files import FileError, read_json
+from ..files import FileError, refuse_unless_file, sha256
+from ..records import Manifest, read_record
 from .preprocess import Preprocess
 from .text import Sentences, WordVectors, padded
 
@@ -65,23 +66,35 @@ def part_of(real, cfg, seed, step=0):
     return real if cfg.class_steps == 1 else real.only(class_groups(real.num_classes, cfg.class_steps, seed)[step])
 
 
+def manifest_of(folder):
+    """The manifest of a prepared dataset."""
+    return read_record(Path(folder) / "manifest.json", Manifest)
+
+
 def load_arrays(folder, split):
-    """x (n, K, H, W) from 0 to 255, uint8 or float32, memory-mapped, and y (n,) int64 of a prepared dataset."""
-    folder = Path(folder)
-    try:
-        x = np.load(folder / f"{split}_x.npy", mmap_mode="r", allow_pickle=False)
-        return x, np.load(folder / f"{split}_y.npy", allow_pickle=False)
-    except FileNotFoundError as error:
-        remedy = f"prepare the dataset first (`dvc repro prepare@{folder.name}`)"
-        raise FileError(f"{error.filename}: not found; {remedy}") from None
-    except ValueError as error:
-        remedy = f"prepare the dataset again (`dvc repro -f prepare@{folder.name}`)"
-        raise FileError(f"{folder}: {split} arrays are damaged ({error}); {remedy}") from None
+    """The arrays of a split of a prepared dataset, memory-mapped, checked against the manifest's digests.
+
+    x (n, K, H, W) from 0 to 255, uint8 or float32, and y (n,) int64; of text x (all words,), ends (n,) and y (n,).
+    """
+    manifest = manifest_of(folder)
+    names = ("x", "ends", "y") if manifest.get("text") else ("x", "y")
+    paths = {name: checked_file(folder, manifest, f"{split}_{name}.npy") for name in names}
+    return [np.load(path, mmap_mode="r" if name == "x" else None, allow_pickle=False) for name, path in paths.items()]
+
+
+def checked_file(folder, manifest, name):
+    """The path of a file of a prepared dataset, once its content is known to be what the manifest says."""
+    path, target = Path(folder) / name, f"prepare@{Path(folder).name}"
+    refuse_unless_file(path, f"prepare the dataset first (`dvc repro {target}`)")
+    if sha256(path) != manifest["sha256"].get(name):
+        remedy = f"prepare the dataset again (`dvc repro -f {target}`)"
+        raise FileError(f"{path}: damaged: it is not the file that manifest.json names; {remedy}")
+    return path
 
 
 def load_real(folder, preprocess_path, device):
     """Load a prepared dataset, preprocess it and put it on the device."""
-    manifest = read_json(Path(folder) / "manifest.json")
+    manifest = manifest_of(folder)
     if manifest.get("text"):
         return load_text(folder, WordVectors.load(preprocess_path), manifest, device)
     preprocess = Preprocess.load(preprocess_path)
@@ -100,8 +113,7 @@ def load_text(folder, words, manifest, device):
     """Load a prepared text dataset onto the device, padded to the length and with the vectors of `words`."""
     tensors, vectors = [], words.vectors.to(device)
     for split in ("train", "test"):
-        tokens, labels = load_arrays(folder, split)
-        ends = np.load(Path(folder) / f"{split}_ends.npy", allow_pickle=False)
+        tokens, ends, labels = load_arrays(folder, split)
         indices = torch.from_numpy(padded(np.asarray(tokens), ends, words.length, len(vectors))).to(device)
         tensors += [Sentences(indices, vectors), torch.from_numpy(labels).to(device)]
     return RealSet(*tensors, words, manifest)

@@ -1,19 +1,15 @@
-"""Where the published archives are, and how they are downloaded, verified and read.
+"""Where the published archives are, and how they are downloaded and verified.
 
 An archive is verified against its registered checksum before it is parsed, also when it is the user's own copy.
-Nothing is extracted to disk: members are read one by one, within limits. sources.yaml and imagenet.yaml are the tables.
+sources.yaml and imagenet.yaml are the tables.
 """
 
-import gzip
 import hashlib
 import os
-import tarfile
-import zipfile
-import zlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from ..files import FileError, read_yaml
+from ..files import FileError, kind_of, read_yaml, refuse_unless_file
 from ..progress import progress_bar
 
 BLOCK = 1 << 20
@@ -82,10 +78,13 @@ def own_copy(archives, dataset, name):
     if archives is None:
         return None
     folder = Path(archives).expanduser()
-    if not folder.is_dir():
+    if kind_of(folder) != "folder":
         raise FileError(f"{folder}: the folder of archives (runtime.archives, DISTILLERY_ARCHIVES) does not exist")
-    # Datasets share file names (MNIST and Fashion-MNIST): a folder of the dataset's own comes first.
-    return next((p for p in (folder / dataset / name, folder / name) if p.is_file()), None)
+    for path in (folder / dataset / name, folder / name):  # datasets share names (MNIST, Fashion-MNIST): first its own
+        if kind_of(path) != "not found":
+            refuse_unless_file(path, REMEDY)
+            return path
+    return None
 
 
 def locate(source, downloads, archives=None):
@@ -148,53 +147,3 @@ def _stream(archive, part, have):
                     raise OSError("more bytes than registered")
                 file.write(block)
                 bar.update(len(block))
-
-
-def gunzip(path, size):
-    """The `size` bytes that a .gz file must hold; never more than that is unpacked."""
-    try:
-        with gzip.open(path) as file:
-            data = file.read(size + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise FileError(f"{path}: not a complete gzip file ({error}); {REMEDY}") from None
-    if len(data) != size:
-        unpacked = f"{'more than ' if len(data) > size else ''}{min(len(data), size)} bytes"
-        raise FileError(f"{path}: unpacks to {unpacked}, expected {size}")
-    return data
-
-
-def members(path, limit, wanted=lambda name: True):
-    """Yield (name, bytes) for each `wanted` regular file of a tar or zip archive, in its order.
-
-    FileError if the archive is damaged, if a name would leave the archive's folder, or past `limit` unpacked bytes.
-    """
-    total = 0
-    try:
-        for name, size, opener in _entries(path):
-            parts = PurePosixPath(name.replace("\\", "/"))
-            if parts.is_absolute() or ".." in parts.parts:
-                problem = f"member {name!r} would be written outside of its folder"
-                raise FileError(f"{path}: {problem}; this archive is hostile")
-            total += size
-            if total > limit:
-                problem = f"unpacks to more than {limit} bytes at member {name!r}"
-                raise FileError(f"{path}: {problem}; this archive is hostile")
-            if wanted(name):
-                with opener() as file:
-                    yield name, file.read()
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise FileError(f"{path}: not a complete archive ({error}); {REMEDY}") from None
-
-
-def _entries(path):
-    """(name, size, function that opens it) of each regular file of an archive."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                if not info.is_dir():
-                    yield info.filename, info.file_size, lambda info=info: archive.open(info)
-    else:
-        with tarfile.open(path) as archive:
-            for info in archive:
-                if info.isfile():
-                    yield info.name, info.size, lambda info=info: archive.extractfile(info)

@@ -7,15 +7,15 @@ vocabulary is the training split's, by frequency, after two special tokens. Sent
 import re
 from collections import Counter
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..files import FileError, load_tensors, save_tensors
+from ..files import FileError, load_sealed, parsing, read_bytes, save_sealed
 from ..rng import generator
-from . import READERS
-from .sources import SOURCES, members, own_copy
+from . import READERS, examples_of
+from .archives import members, read_npz
+from .sources import REMEDY, SOURCES, own_copy
 
 UNKNOWN, PAD = 0, 1
 SPECIAL_TOKENS = ("<unk>", "<pad>")
@@ -49,14 +49,14 @@ def topics(files, packed, split):
 def trec(files, packed, split, fine=False):
     """Lines `COARSE:fine question`. The fine classes are the pairs: several share a fine name."""
     classes = trec_fine_classes(files) if fine else SOURCES["trec6"]["names"]
-    for line in _lines(Path(files[SPLITS.index(split)]).read_bytes().replace(NO_LETTER, b" "), "latin-1"):
+    for line in _lines(read_bytes(files[SPLITS.index(split)], REMEDY).replace(NO_LETTER, b" "), "latin-1"):
         pair, _, question = line.partition(" ")
         yield question.lower().split(), classes.index(pair if fine else pair.split(":")[0])
 
 
 def trec_fine_classes(files):
     """The fine classes of the training split, in alphabetical order."""
-    return sorted({line.split(" ", 1)[0] for line in _lines(Path(files[0]).read_bytes(), "latin-1")})
+    return sorted({line.split(" ", 1)[0] for line in _lines(read_bytes(files[0], REMEDY), "latin-1")})
 
 
 @READERS.register(names=trec_fine_classes)
@@ -69,7 +69,7 @@ def trec50(files, packed, split):
 def sst(files, packed, split):
     """Stanford Sentiment Treebank, one tree a line: the root's class and the leaves."""
     if packed:
-        trees = Path(files[SPLITS.index(split)]).read_bytes()
+        trees = read_bytes(files[SPLITS.index(split)], REMEDY)
     else:
         trees = next((data for _, data in members(files[0], 64 * MEBI, lambda n: n.endswith(f"{split}.txt"))), None)
         if trees is None:
@@ -110,7 +110,7 @@ def indexed_sentences(source, files, packed):
     Index 0 is a word that the training split does not have, 1 is padding. The others are sorted by frequency, then by
     alphabet. An empty sentence becomes one unknown word.
     """
-    sentences = {split: list(READERS[source](files, packed, split)) for split in SPLITS}
+    sentences = {split: list(examples_of(source, files, packed, split)) for split in SPLITS}
     counts = Counter(word for words, _ in sentences["train"] for word in words if word not in SPECIAL_TOKENS)
     vocabulary = [*SPECIAL_TOKENS, *sorted(counts, key=lambda word: (-counts[word], word))]
     index = {word: i for i, word in enumerate(vocabulary)}
@@ -138,11 +138,11 @@ class WordVectors:
         self.words, self.vectors, self.length = words, vectors, length
 
     def save(self, path, **meta):
-        save_tensors(path, {"vectors": self.vectors}, words=self.words, length=self.length, **meta)
+        save_sealed(path, {"vectors": self.vectors}, words=self.words, length=self.length, **meta)
 
     @classmethod
     def load(cls, path):
-        tensors, meta = load_tensors(path)
+        tensors, meta = load_sealed(path)
         return cls(meta["words"], tensors["vectors"], meta["length"])
 
     def decode(self, x):
@@ -181,15 +181,19 @@ def fit_words(cfg, words, archives):
 
 def read_vectors(path, num_lines):
     """{word: vector} from the first lines `WORD NUMBERS` of a text file, or from an npz of `words` and `vectors`."""
-    if path.suffix == ".npz":
-        file = np.load(path, allow_pickle=False)
-        return dict(zip(file["words"].tolist(), file["vectors"].astype(np.float32)))
-    with open(path, encoding="utf-8") as file:
-        rows = (line.rstrip("\n").split(" ") for _, line in zip(range(num_lines), file))
-        try:
-            return {word: np.array(numbers, np.float32) for word, *numbers in rows}
-        except ValueError as error:
-            raise FileError(f"{path}: not lines of a word and its numbers ({error})") from None
+    with parsing(path, "not lines of a word and its numbers, or an npz of words and vectors", REMEDY):
+        if path.suffix == ".npz":
+            arrays = read_npz(path)
+            vectors = dict(zip(arrays["words"].tolist(), arrays["vectors"].astype(np.float32), strict=True))
+        else:
+            with open(path, encoding="utf-8") as file:
+                lines = zip(range(num_lines), iter(lambda: file.readline(MEBI), ""))
+                rows = (line.rstrip("\n").split(" ") for _, line in lines)
+                vectors = {word: np.array(numbers, np.float32) for word, *numbers in rows}
+        lengths = {vector.shape for vector in vectors.values()}
+        if len(lengths) != 1 or not all(np.isfinite(vector).all() for vector in vectors.values()):
+            raise ValueError(f"vectors of {len(lengths)} lengths" if len(lengths) != 1 else "a number is not finite")
+        return vectors
 
 
 class Sentences:

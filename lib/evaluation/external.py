@@ -3,23 +3,21 @@
 Source: reference sheets of EDF, section 8, and of FRePo, section 4.
 """
 
-from pathlib import Path
-
 import torch
 
 from ..data.labels import initial_labels
 from ..data.preprocess import Preprocess
 from ..data.real import load_arrays
 from ..data.sources import SUBSETS
-from ..files import FileError
+from ..files import FileError, kind_of
 from ..networks import build
 from ..synthetic.set import DistilledSet, render
-from .set_files import plain_tensor, read_arrays, read_pictures
+from .set_files import plain_tensor, read_arrays, read_pictures, shown
 
 IMAGES = ("x", "x_proto", "images", "image")  # the first two in the network's space, where a file has both
 LABELS = ("y", "y_proto", "labels", "label")  # the first two learned, where a file has both
 RATES = ("lr", "syn_lr")
-LARGEST = 1e4  # of a number in an image or label; a network learns nothing from larger ones
+LARGEST = 1e4  # of a number in an image, a label or a rate; a network learns nothing from larger ones
 
 
 def read_external(row, real, protocol):
@@ -37,8 +35,10 @@ def read_external(row, real, protocol):
     if not len(x):
         raise FileError(f"{name}: holds no images")
     for what, tensor in (("images", x), ("labels", y)):
-        if not (tensor.abs() <= LARGEST).all():  # NaN is not, either
-            raise FileError(f"{name}: {what} hold {worst(tensor)}; all must be finite and at most {LARGEST:g} in size")
+        if not ((tensor >= -LARGEST) & (tensor <= LARGEST)).all():  # NaN is neither; the least int64 has no abs
+            raise FileError(
+                f"{name}: {what} hold {worst(tensor):.6g}; all must be finite and at most {LARGEST:g} in size"
+            )
     x = in_network_space(row, x, real, notes)
     y = targets(row, y, len(x), real.num_classes, protocol.loss, notes)
     lr = rates(row, lr, len(x), protocol.optimizer, notes)
@@ -50,7 +50,7 @@ def read_external(row, real, protocol):
 
 def stored_tensors(row, real, notes):
     """(images, labels, rate or None, starting weights or None) of a row's files, as they are there."""
-    if Path(row.file).is_dir():
+    if kind_of(row.file) == "folder":
         if row.labels != "classes" or row.label_file != row.file or row.space in ("network", "0..1"):
             must = f"its row has labels: classes, label_file: {row.file} and space: 0..255 (or none)"
             raise FileError(f"{row.file}: is a folder of pictures, whose classes are their folders; {must}")
@@ -77,7 +77,7 @@ def stored_tensors(row, real, notes):
         (y, row.label_file, "labels (y, labels, label or y_proto)"),
     ):
         if tensor is None:
-            raise FileError(f"{path}: holds {', '.join(map(str, files[path])) or 'nothing'}; a set has {needs}")
+            raise FileError(f"{path}: holds {shown(list(files[path])) or 'nothing'}; a set has {needs}")
     extra = {**labels, **images}
     lr = None if row.lr is not None else picked(extra, RATES, row.file)
     return x, y, lr, picked(extra, ("start",), row.file)
@@ -101,7 +101,7 @@ def product(tensors, path):
 def worst(tensor):
     """The number of a tensor that is not finite, or the largest."""
     wrong = tensor[~tensor.isfinite()]
-    return (wrong if len(wrong) else tensor.flatten()[tensor.abs().argmax()][None])[0].item()
+    return (wrong if len(wrong) else tensor.flatten()[tensor.double().abs().argmax()][None])[0].item()
 
 
 def channels_first(x, shape, name, notes):
@@ -188,8 +188,8 @@ def rates(row, lr, n, optimizer, notes):
     if lr.ndim != 2 or not lr.numel() or n % lr.shape[1]:
         must = f"one number, or (passes, minibatches), minibatches dividing the {n} images"
         raise FileError(f"{row.file}: lr {shape} must be {must}")
-    if len(wrong := lr[~(lr.isfinite() & (lr > 0))]):
-        raise FileError(f"{row.file}: lr holds {wrong[0].item():.4g}; rates must be finite and above 0")
+    if len(wrong := lr[~((lr > 0) & (lr <= LARGEST))]):
+        raise FileError(f"{row.file}: lr holds {wrong[0].item():.4g}; rates must be above 0 and at most {LARGEST:g}")
     if optimizer == "adam":
         raise FileError(f"{row.file}: has a rate of gradient descent (lr), which adam does not take: give the row's lr")
     if optimizer == "sgd" and lr.numel() > 1:

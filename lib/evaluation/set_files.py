@@ -6,31 +6,43 @@ code keeps its sets, and folders of pictures, one folder a class.
 
 import hashlib
 import json
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
 
+from ..data.archives import read_npy, read_npz
 from ..data.folders import PictureFolder, class_folders, pictures_below
 from ..data.pictures import SUFFIXES, opened
-from ..files import FileError, sha256
+from ..files import FileError, kind_of, parsing, read_bytes, refuse_unless_file, sha256
+
+MOST_NAMES, MOST_LETTERS = 8, 40  # of what a file holds, in one sentence
+REMEDY = "get it again, or save its arrays alone"
 
 
 def read_torch(path):
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def read_numpy(path):
-    arrays = np.load(path, allow_pickle=False)
-    return arrays if isinstance(arrays, np.ndarray) else {name: arrays[name] for name in arrays.files}
+    """What torch.save wrote. It packs without compression, so that a file holds no more than its size."""
+    with open(path, "rb") as file:
+        infos = zipfile.ZipFile(file).infolist() if file.read(2) == b"PK" else []  # else of PyTorch's first form
+    if packed := [info.filename for info in infos if info.compress_type != zipfile.ZIP_STORED]:
+        raise FileError(
+            f"{path}: its record {shown(packed[:1])} is compressed, as torch.save never does; save it again"
+        )
+    try:
+        with warnings.catch_warnings(action="ignore"):  # the sentence that follows says it all
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of code in a file, PyTorch advises to run it
+        raise ValueError("it holds code or objects") if "weights_only" in str(error) else error from None
 
 
 def read_flax(path):
     """The tree of a checkpoint of flax. Its arrays are msgpack's extension types 1 and 3 (one number)."""
     import msgpack  # for these files alone
 
-    tree = msgpack.unpackb(path.read_bytes(), ext_hook=flax_array)
+    tree = msgpack.unpackb(read_bytes(path, REMEDY), ext_hook=flax_array)
     return tree.get("params", tree) if isinstance(tree, dict) else tree
 
 
@@ -44,11 +56,14 @@ def flax_array(code, data):
     return np.frombuffer(values, np.dtype(dtype.decode())).reshape(shape)
 
 
+NUMBERS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
+NUMBERS |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.bool}
+NUMBERS |= {torch.uint64, torch.uint32, torch.uint16, torch.uint8}
 FORMATS = {
     ".pt": read_torch,
     ".pth": read_torch,
-    ".npz": read_numpy,
-    ".npy": read_numpy,
+    ".npz": read_npz,
+    ".npy": lambda path: read_npy(read_bytes(path, REMEDY), path),
     ".safetensors": safetensors.torch.load_file,
     ".msgpack": read_flax,
     "": read_flax,  # flax calls its files checkpoint_STEP
@@ -58,21 +73,21 @@ FORMATS = {
 def read_arrays(path):
     """What a file holds: {name: array or other value}, or an array. FileError says what is wrong."""
     path = Path(path)
-    if not path.is_file():
-        raise FileError(f"{path}: not found; `file` and `label_file` of a row of `external` name files that are there")
+    refuse_unless_file(path, "`file` and `label_file` of a row of `external` name files that are there")
     if path.suffix not in FORMATS:
         known = ", ".join(filter(None, FORMATS))
         raise FileError(f"{path}: has the ending {path.suffix!r}; known are {known}, none (flax), and folders")
     if not path.stat().st_size:
         raise FileError(f"{path}: is empty; get it again")
-    try:
+    with parsing(path, "is damaged, of another format, or holds more than arrays, and is not read", REMEDY):
         return FORMATS[path.suffix](path)
-    except Exception as error:  # of a damaged file these parsers raise almost anything
-        told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise FileError(
-            f"{path}: is damaged, of another format, or holds more than arrays, and is not read ({told}); "
-            "save its arrays alone"
-        ) from None
+
+
+def shown(names):
+    """The first names of many, each shortened where it is long, in one line."""
+    few = [str(name) if isinstance(name, str) and name.isprintable() else ascii(name) for name in names[:MOST_NAMES]]
+    few = [name if len(name) <= MOST_LETTERS else f"{name[:MOST_LETTERS]}..." for name in few]
+    return ", ".join(few) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
 
 
 def plain_tensor(value, name):
@@ -81,7 +96,8 @@ def plain_tensor(value, name):
         value = np.asarray(value)
         if value.dtype.kind not in "fiub":
             raise FileError(f"{name} has values of type {value.dtype}; they must be numbers")
-        value = torch.from_numpy(np.ascontiguousarray(value, "f8" if value.dtype.kind == "f" else "i8"))
+        native = "f8" if value.dtype.kind == "f" else value.dtype.newbyteorder("=")
+        value = torch.from_numpy(np.array(value, native, order="C"))
     if not isinstance(value, torch.Tensor):
         raise FileError(f"{name} is of type {type(value).__name__}; it must be an array of numbers")
     kinds = {
@@ -92,9 +108,16 @@ def plain_tensor(value, name):
     }
     if found := [kind for kind, holds in kinds.items() if holds]:
         raise FileError(f"{name} is {found[0]}; save it as a plain tensor of numbers")
-    if any(size > 1 and not stride for size, stride in zip(value.shape, value.stride())):
-        raise FileError(f"{name} repeats one number by a stride of 0; save a copy of it (`.contiguous()`)")
-    return value.detach().float() if value.is_floating_point() else value.long()
+    if value.dtype not in NUMBERS:
+        raise FileError(f"{name} has values of type {value.dtype}; save it as float32 or int64")
+    held = value.untyped_storage().nbytes() // value.itemsize
+    if any(size > 1 and not stride for size, stride in zip(value.shape, value.stride())) or value.numel() > held:
+        raise FileError(f"{name} repeats numbers by a stride of 0 or an overlap; save a copy of it (`.contiguous()`)")
+    if value.is_floating_point():
+        return value.detach().float()
+    if value.dtype == torch.uint64 and (value.view(torch.int64) < 0).any():
+        raise FileError(f"{name} holds a number of 2^63 or more; save it as int64")
+    return value.long()
 
 
 def read_pictures(folder, shape, class_names):
@@ -121,7 +144,7 @@ def read_pictures(folder, shape, class_names):
         raise FileError(f"{folder}: its class folders hold no pictures ({' '.join(sorted(SUFFIXES))})")
     channels, height, width = shape
     for path, _ in found.pairs["train"]:
-        if (size := opened(path.read_bytes(), path).size) != (width, height):
+        if (size := opened(read_bytes(path, REMEDY), path).size) != (width, height):
             raise FileError(f"{path}: is {size[0]} x {size[1]} pixels; this data has {width} x {height}")
     images, labels = zip(*found.examples("train", height, channels))
     told = "; ".join([told, *found.notes()])
@@ -131,5 +154,5 @@ def read_pictures(folder, shape, class_names):
 def digest(*paths):
     """The sha256 of a file; of a folder or of several files, of all their names and digests."""
     whole = [file for path in dict.fromkeys(paths) for file in (sorted(Path(path).rglob("*")) or [Path(path)])]
-    files = [(path.name, sha256(path)) for path in whole if path.is_file()]
+    files = [(path.name, sha256(path)) for path in whole if kind_of(path) == "file"]
     return files[0][1] if len(files) == 1 else hashlib.sha256(json.dumps(files).encode()).hexdigest()

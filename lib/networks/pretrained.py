@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
-from ..files import FileError, sha256
+from ..files import FileError, kind_of, refuse_unless_file, sha256
 
-RESNET18 = "resnet18-f37072fd.pth"  # of torchvision, on ImageNet-1K; its name holds the first digits of its SHA-256
+RESNET18 = "resnet18-f37072fd.pth"  # of torchvision, on ImageNet-1K
+SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"  # the file's name holds its first digits
 
 
 def imagenet_resnet18(archives):
@@ -14,11 +15,12 @@ def imagenet_resnet18(archives):
     from torchvision.models import resnet18  # a second and a half, of every stage
 
     path = None if archives is None else Path(archives).expanduser() / RESNET18
-    if path is None or not path.is_file():
+    if path is None or kind_of(path) == "not found":
         remedy = "need torchvision's file in your folder of archives, or judge: experts"
         raise FileError(f"{path or RESNET18}: not found; class maps by ImageNet's ResNet18 {remedy}")
-    if not (digest := sha256(path)).startswith("f37072fd"):
-        raise FileError(f"{path}: SHA-256 is {digest}, expected f37072fd...; it is not torchvision's file")
+    refuse_unless_file(path, "put torchvision's file there")
+    if (digest := sha256(path)) != SHA256:
+        raise FileError(f"{path}: SHA-256 is {digest}, expected {SHA256}; it is not torchvision's file: get it again")
     net = resnet18()
     net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return net

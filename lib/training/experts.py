@@ -11,7 +11,7 @@ import torch
 
 from ..augment import augmented
 from ..data.labels import class_labels
-from ..files import FileError, load_state, save_state
+from ..files import FileError
 from ..networks import build
 from ..progress import progress_bar
 from ..rng import generator, restore
@@ -153,13 +153,12 @@ def train(name, group, checkpoint, log, minutes, stop):
     """Train a group to its last epoch, from its checkpoint if there is one -> (kept snapshots, learning curves).
 
     Snapshots: a list of (size, P) on the CPU; curves: {"train", "test"}, the accuracies of all experts after each
-    epoch, when log(epoch, metrics) is called too. The checkpoint is written every `minutes`, and before Stopped if the
+    epoch, when log(epoch, metrics) is called too. The Checkpoint is saved every `minutes`, and before Stopped if the
     event `stop` is set.
     """
     cfg, keep, size = group.cfg, epochs_kept(group.cfg), len(group.students)
     snapshots, curves, saved_at = [group.weights().cpu().clone()], {"train": [], "test": []}, time.monotonic()
-    if checkpoint.exists():
-        state = load_state(checkpoint, group.y.device)
+    if state := checkpoint.load(group.y.device):
         group.load_state_dict(state["group"])
         snapshots, curves = [s.cpu() for s in state["snapshots"]], state["curves"]
     with progress_bar(total=cfg.epochs, initial=group.epochs_done, desc=name, unit="epoch") as bar:
@@ -174,7 +173,7 @@ def train(name, group, checkpoint, log, minutes, stop):
             bar.update()
             bar.set_postfix(acc=f"{accuracy:.1f}%", refresh=False)
             if time.monotonic() - saved_at > minutes * 60 or stop.is_set():
-                save_state(checkpoint, {"group": group.state_dict(), "snapshots": snapshots, "curves": curves})
+                checkpoint.save({"group": group.state_dict(), "snapshots": snapshots, "curves": curves})
                 saved_at = time.monotonic()
             if stop.is_set():
                 raise Stopped(f"{name}: stopped after epoch {done} of {cfg.epochs}; run it again to go on from there")

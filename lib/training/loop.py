@@ -5,11 +5,10 @@ It knows neither DVC nor MLflow: the stage gives it a file for the checkpoint an
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
-from ..files import FileError, load_state, save_state
+from ..files import FileError
 from ..progress import progress_bar
 
 FETCH_EVERY = 50  # steps between fetches of the metrics from the device
@@ -70,12 +69,12 @@ def run(name, method, batches, cfg, evaluate, checkpoint, log=lambda step, metri
     """Run `method` for `cfg.steps` outer steps -> Progress.
 
     batches.next() gives what the method's step takes; evaluate() gives the current set's accuracy in percent, after
-    each of `evaluation_steps`; log(step, metrics) is called at each fetch and evaluation. checkpoint: a file, written
-    every `minutes`; the run goes on from it if it exists. stop: a threading.Event that ends the run with Stopped, after
-    a last checkpoint. NonFiniteLoss stops the run and leaves the last good checkpoint.
+    each of `evaluation_steps`; log(step, metrics) is called at each fetch and evaluation. checkpoint: a Checkpoint,
+    saved every `minutes`; the run goes on from it. stop: a threading.Event that ends the run with Stopped, after a
+    last checkpoint. NonFiniteLoss stops the run and leaves the last good checkpoint.
     """
     stateful = {"method": method, "batches": batches}
-    progress = resume(checkpoint, stateful) if Path(checkpoint).exists() else Progress()
+    progress = resume(checkpoint, stateful, cfg.steps)
     due, saved_at, clock = evaluation_steps(cfg), time.monotonic(), Clock(progress)
 
     def look(done):
@@ -106,7 +105,7 @@ def run(name, method, batches, cfg, evaluate, checkpoint, log=lambda step, metri
             if time.monotonic() - saved_at > minutes * 60 or done == cfg.steps or stopping:
                 check_finite(name, progress, checkpoint)
                 states = {key: part.state_dict() for key, part in stateful.items()}
-                save_state(checkpoint, {**states, "progress": vars(progress)})
+                checkpoint.save({**states, "progress": vars(progress)})
                 saved_at = time.monotonic()
             if stopping:
                 raise Stopped(f"{name}: stopped after step {done} of {cfg.steps}; run it again to go on from there")
@@ -125,8 +124,9 @@ def check_finite(name, progress, checkpoint):
         i = int(bad[0])
         earlier = f"{progress.losses[-1][1]:.6g} (mean of earlier steps)" if progress.losses else "none"
         last = f"{losses[i - 1].item():.6g}" if i else earlier
-        exists = Path(checkpoint).exists()
-        kept = f"the last good checkpoint is kept at {checkpoint}" if exists else "no checkpoint had been due yet"
+        kept = (
+            f"the last good checkpoint is kept at {checkpoint.path}" if checkpoint.exists() else "no checkpoint was due"
+        )
         raise NonFiniteLoss(
             f"{name}: the loss is {losses[i].item()} at step {progress.step - len(losses) + i + 1}; "
             f"the last finite value was {last}; {kept}. "
@@ -154,15 +154,19 @@ def fetch(name, progress, checkpoint):
     return means
 
 
-def resume(checkpoint, stateful):
-    """Load a checkpoint into the objects `stateful` {name: object} -> Progress."""
-    state = load_state(checkpoint, stateful["batches"].generator.device)
+def resume(checkpoint, stateful, steps):
+    """Load a checkpoint into the objects `stateful` {name: object} -> Progress, a fresh one where there is none."""
+    state = checkpoint.load(stateful["batches"].generator.device)
+    if state is None:
+        return Progress()
     try:
         for name, part in stateful.items():
             part.load_state_dict(state[name])
         progress = Progress(**state["progress"])
+        if not 0 < progress.step <= steps:
+            raise ValueError(f"it is of step {progress.step} of {steps}")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        message = f"{checkpoint}: not a checkpoint of this cell ({error}); delete it to start the run anew"
+        message = f"{checkpoint.path}: not a checkpoint of this cell ({error}); delete it to start the run anew"
         raise FileError(message) from None
-    print(f"{checkpoint}: going on after step {progress.step}", flush=True)
+    print(f"{checkpoint.path}: going on after step {progress.step}", flush=True)
     return progress

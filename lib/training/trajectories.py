@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from ..files import FileError, read_json, save_tensors, sha256, write_json
+from ..files import FileError, save_tensors, sha256
 from ..networks import build
+from ..records import Experts, read_record, write_record
 from ..rng import restore
 
 INDEX = "index.json"
@@ -37,18 +38,25 @@ def save_index(folder, records, **meta):
     for record in records:
         ((file, digest),) = record["files"].items()
         experts.append({"file": file, "sha256": digest, **{name: record[name] for name in record if name != "files"}})
-    write_json(Path(folder) / INDEX, {**meta, "experts": experts})
+    write_record(Path(folder) / INDEX, {**meta, "experts": experts})
 
 
 class Trajectories:
     """The experts of a folder. Each file is checked against its checksum when it is first opened."""
 
     def __init__(self, folder):
-        self.folder, self.index, self.files = Path(folder), read_json(Path(folder) / INDEX), {}
+        self.folder, self.index, self.files = Path(folder), read_record(Path(folder) / INDEX, Experts), {}
         self.rows = {epoch: row for row, epoch in enumerate(self.index["epochs"])}
 
     def __len__(self):
         return len(self.index["experts"])
+
+    def of_network(self, net):
+        """These experts, if they are networks of this name."""
+        if self.index["net"] != net:
+            problem = f"its experts are {self.index['net']}, a row of {net} is wanted"
+            raise FileError(f"{self.folder}: {problem}; train them again (`dvc repro -f experts@{self.folder.name}`)")
+        return self
 
     def weights(self, expert, epoch):
         """The weights (P,) of an expert after `epoch` epochs, on the CPU; -1: its last."""
@@ -59,7 +67,10 @@ class Trajectories:
                 remedy = f"train it again (`dvc repro -f experts@{self.folder.name}`)"
                 raise FileError(f"{path}: missing, or not the file that {INDEX} names; {remedy}")
             self.files[expert] = safe_open(path, framework="pt").get_slice("weights")
-        row = self.rows[self.index["epochs"][-1] if epoch == -1 else epoch]
+        row = self.rows.get(self.index["epochs"][-1] if epoch == -1 else epoch)
+        if row is None:
+            kept = f"it keeps the epochs {self.index['epochs']}"
+            raise FileError(f"{self.folder}: has no weights after epoch {epoch}; {kept}: train its row again")
         return self.files[expert][row : row + 1][0]
 
     def last(self, experts):

@@ -29,6 +29,7 @@ from lib.networks import build
 from lib.rng import generator
 from lib.training.loop import Progress
 from lib.training.students import evaluate
+from stages.identity import owner
 
 from .frepo_step import CASES, matmul_rate, measure
 
@@ -73,7 +74,7 @@ def go_on(key, device, seconds):
     found = sorted(Path(".checkpoints", key).glob("*/*.safetensors"), key=lambda p: p.stat().st_mtime)
     if not found:
         return {"cell": key, "finished": False, "step": 0}
-    state = load_state(found[-1], device)
+    state = load_state(found[-1], owner(found[-1].stem, found[-1].parent.name), device)
     progress = Progress(**state["progress"])
     real = load_real(
         Path("data/prepared") / cell.dataset, Path("data/preprocessing") / f"{cell.preprocessing}.safetensors", device

@@ -32,6 +32,7 @@ from lib.synthetic.lowrank import stored_numbers
 from lib.synthetic.set import DistilledSet, SyntheticSet, rendered, stacked
 from lib.training import loop
 from lib.training.batches import batches_for
+from lib.training.checkpoint import Checkpoint
 from lib.training.experts import Group, expert_bytes, expert_flops, labelled_images, train
 from lib.training.losses import cross_entropy
 from lib.training.students import Students, trained
@@ -187,7 +188,7 @@ def outer_loop():
         return found.outputs(real.test_x).norm().item()
 
     with tempfile.TemporaryDirectory() as folder:
-        progress = loop.run("golden", method, batches, cfg, evaluate, Path(folder) / "checkpoint.safetensors")
+        progress = loop.run("golden", method, batches, cfg, evaluate, Checkpoint(Path(folder) / "checkpoint", "golden"))
     history = [{name: point[name] for name in ("step", "accuracy")} for point in progress.history]  # without times
     return history, progress.losses, progress.best["set"], rendered(method.syn.snapshot())
 
@@ -210,7 +211,8 @@ def experts(classes=3, **fields):
     """Experts' weights at the epochs that are kept, and their accuracies on the way."""
     group, stop = Group(Settings(**{**EXPERT, **fields}), 0, 2, real_set(classes)), Event()
     with tempfile.TemporaryDirectory() as folder:
-        return train("golden", group, Path(folder) / "checkpoint", lambda epoch, metrics: None, 60, stop)
+        checkpoint = Checkpoint(Path(folder) / "checkpoint", "golden")
+        return train("golden", group, checkpoint, lambda epoch, metrics: None, 60, stop)
 
 
 def labels_of_experts():
