@@ -1,6 +1,6 @@
 """Kill `dvc repro` at seeded moments, go on by a plain `dvc repro`, and compare what comes out at the end.
 
-`python -m tests.kills --kills 50 --seed 0`; hours on no machine, half a minute a kill. A toy suite with experts runs
+`python -m tests.kills --kills 50 --seed 0`: half a minute a kill. A toy suite with experts runs
 once undisturbed. Then rounds: each begins with nothing and is killed again and again until a `dvc repro` ends, whose
 outputs are to be the undisturbed run's. Ends with status 1 where one is not, or where a command refuses.
 """
@@ -46,7 +46,7 @@ def few(params):
     cell["distill"] |= {"max_start_first": 1, "max_start": 2, "expert_epochs": 1}
     cell["evaluate"]["nets"], cell["baseline"] = [NET], None
     params["cells"], params["continual"], params["membership"], params["scores"] = {CELL: cell}, {}, {}, {}
-    params["experts"] = {"digits": {**experts, "net": NET, "count": 3, "held_out": 1, "epochs": 2, "keep": 2}}
+    params["experts"] = {"digits": {**experts, "net": NET, "count": 4, "held_out": 1, "epochs": 2, "keep": 2}}
     params["experts"]["digits"]["together"] = 2
     params["runtime"]["checkpoint_minutes"] = 0.002
 
