@@ -72,8 +72,7 @@ def stages_of(path):
 
 
 def put(source, target):
-    tmp = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.copyfile(source, tmp)
+    shutil.copyfile(source, tmp := target.with_name(f".{target.name}.{os.getpid()}.tmp"))
     tmp.replace(target)
 
 

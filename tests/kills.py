@@ -35,7 +35,7 @@ KINDS = {  # of a kill: whom, by what, and when
     "SIGTERM": ("group", signal.SIGTERM, "time"),
     "Ctrl-C": ("group", signal.SIGINT, "time"),
 }
-TIMES = {"wall_s", "cpu_s", "date", "commit"}
+TIMES = {"wall_s", "cpu_s", "date", "commit", "digest"}  # digest: of a record, with its times
 
 
 def few(params):

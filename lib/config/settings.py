@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from ..files import read_json
 
 PLAN = Path("build/plan")
-# A key, and a suite's name, is a part of names of files and stages, an argument (- first: an option), a word on the page.
+# A key, and a suite's name, is a part of names of files and of DVC's stages, an argument (- first: an option), and a
+# word on the page.
 KEY = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}"
 ALLOWED = "letters, digits, - and _ alone, at most 100, and not begin with -"
 
