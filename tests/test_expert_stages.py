@@ -83,7 +83,7 @@ def folder(project, tmp_path_factory):
 def test_experts_and_the_cells_of_them(folder):
     toy.dvc(folder, "repro", "report@digits")
     index = read_json(folder / "build/experts/digits/index.json")
-    assert len(index["experts"]) == 3 and index["epochs"] == [0, 1, 2] and len(index["experts"][0]["test"]) == 2
+    assert len(index["experts"]) == 4 and index["epochs"] == [0, 1, 2] and len(index["experts"][0]["test"]) == 2
     results = read_json(folder / "reports/digits/results.json")
     rows = {row["cell"]: row for row in results["rows"]}
     assert rows.keys() == {CELL, ADAPTED}
