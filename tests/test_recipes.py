@@ -222,7 +222,8 @@ def shortened(params):
     for table in ("continual", "membership", "scores"):
         params[table] = {key: row for key, row in params[table].items() if key in keep}
     used = {row["experts"] for row in keep.values()} | {row["experts"] for row in params["scores"].values()}
-    params["experts"] = {key: {**row, "count": 2, "together": 2} for key, row in params["experts"].items() if key in used}
+    two = {"count": 2, "together": 2}
+    params["experts"] = {key: {**row, **two} for key, row in params["experts"].items() if key in used}
     for row in params["scores"].values():
         row |= {"runs": 1, "kd_epochs": 1}
     for protocol in params["protocols"].values():

@@ -15,13 +15,14 @@ from lib.config.fingerprint import NEUTRAL
 
 ROOT = Path(__file__).parent.parent
 OURS = (f"{ROOT}/lib/", f"{ROOT}/stages/")
-NEUTRAL_FILES = tuple(f"{ROOT}/{name.replace('.', '/')}" for name in NEUTRAL if name != "lib.report")
+REPORTING = ("report", "index")  # the stages to which lib.report is not neutral: it is what they run
 ORDER = ("prepare", "whiten", "experts", "distill", "evaluate", "continual", "membership", "scores", "report", "index")
 
 
-def traced(function, *arguments):
-    """The places, [file, line], of our functions that a call runs, but for what neutral code runs for itself."""
-    seen, others = set(), set()
+def traced(stage, function, *arguments):
+    """The places, [file, line], of our functions that a stage runs, but for what neutral code runs for itself."""
+    seen, others, names = set(), set(), [name for name in NEUTRAL if stage not in REPORTING or name != "lib.report"]
+    neutral = tuple(f"{ROOT}/{name.replace('.', '/')}" for name in names)
 
     def note(frame, event, _):
         if event == "call" and frame.f_code not in seen and frame.f_code not in others:
@@ -30,7 +31,7 @@ def traced(function, *arguments):
             if not ours or code.co_name == "<module>":
                 others.add(code)
                 return
-            while frame and not frame.f_code.co_filename.startswith(NEUTRAL_FILES):
+            while frame and not frame.f_code.co_filename.startswith(neutral):
                 frame = frame.f_back
             if frame is None:
                 seen.add(code)
@@ -58,7 +59,7 @@ def main(folder):
         module = importlib.import_module(f"stages.{stage}")
         for path in sorted((PLAN / stage).glob("*.json")):
             began = time.monotonic()
-            ran[f"{stage}/{path.stem}"] = traced(module.stage, read_recipe(stage, path.stem), runtime)
+            ran[f"{stage}/{path.stem}"] = traced(stage, module.stage, read_recipe(stage, path.stem), runtime)
             print(f"traced {stage} {path.stem} in {time.monotonic() - began:.1f} s", flush=True)
     Path("ran.json").write_text(json.dumps(ran))
 

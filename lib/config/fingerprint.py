@@ -16,7 +16,7 @@ PACKAGES = ("lib", "stages")
 # Code that tells of a result and cannot change it: logs, prices, reports and the checks made before it starts.
 NEUTRAL = ("lib.tracking", "lib.progress", "lib.records", "lib.training.cost", "lib.config", "lib.report")
 NEUTRAL += ("stages.common", "stages.checkpoints", "stages.identity", "stages.force", "stages.how_far")
-NEUTRAL += ("stages.process", "stages.signals")
+NEUTRAL += ("stages.process", "stages.signals", "lib.training.checkpoint")
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
