@@ -435,7 +435,6 @@ BAD = {  # (what is read, its name, how): {what it is: (its bytes, or how it is 
         "a pickle": (b"cos\nsystem\n(S'false'\ntR.", "has the ending '.pkl'; known are .pt")
     },
     ("a name of 300 letters", "a" * 300 + ".pt", logits): {"": (None, "cannot be read .File name too long")},
-    ("a name with a zero byte", "a\0.pt", logits): {"": (None, "cannot be read .embedded null byte")},
     ("zip", "a.zip", archive): LINKS
     | {
         "a folder": (Path.mkdir, "a folder, not a file; delete it and get it again"),

@@ -164,18 +164,6 @@ def whitening(path):
     return found.mean.tolist(), found.std.tolist()
 
 
-def test_more_experts_join_those_that_are_there(folder):
-    before = read_json(folder / "build/experts/digits/index.json")["experts"]
-    toy.edit(folder, lambda params: params["experts"]["digits"].update(count=6))
-    output = toy.dvc(folder, "repro", "experts@digits")
-    assert "4 expert(s) are there; to train: [4, 5]" in output
-    after = read_json(folder / "build/experts/digits/index.json")["experts"]
-    assert after[:4] == before and len(after) == 6
-    assert "to distil: [0]" in toy.dvc(folder, "repro", f"distill@{CELL}"), "other experts, another set"
-    toy.edit(folder, lambda params: params["experts"]["digits"].update(lr=0.04))
-    assert "0 expert(s) are there; to train: [0, 1, 2, 3, 4, 5]" in toy.dvc(folder, "repro", "experts@digits")
-
-
 def test_lost_and_damaged_experts_are_trained_again_alone_to_the_same_bits(folder):
     """One of each group: the first is gone, of the other a bit has changed."""
     (done,) = (folder / ".checkpoints/digits").glob("*/done")
@@ -194,6 +182,18 @@ def test_lost_and_damaged_experts_are_trained_again_alone_to_the_same_bits(folde
     assert [expert["sha256"] for expert in after] == [expert["sha256"] for expert in before]
     assert [expert["file"] for expert in after] == [f"expert000{i}.safetensors" for i in range(4)]
     assert times == {name: (done / f"expert000{name}.safetensors").stat().st_mtime_ns for name in (0, 3)}
+
+
+def test_more_experts_join_those_that_are_there(folder):
+    before = read_json(folder / "build/experts/digits/index.json")["experts"]
+    toy.edit(folder, lambda params: params["experts"]["digits"].update(count=6))
+    output = toy.dvc(folder, "repro", "experts@digits")
+    assert "4 expert(s) are there; to train: [4, 5]" in output
+    after = read_json(folder / "build/experts/digits/index.json")["experts"]
+    assert after[:4] == before and len(after) == 6
+    assert "to distil: [0]" in toy.dvc(folder, "repro", f"distill@{CELL}"), "other experts, another set"
+    toy.edit(folder, lambda params: params["experts"]["digits"].update(lr=0.04))
+    assert "0 expert(s) are there; to train: [0, 1, 2, 3, 4, 5]" in toy.dvc(folder, "repro", "experts@digits")
 
 
 def test_groups_on_two_devices_give_the_experts_of_one(folder):
@@ -242,6 +242,7 @@ def test_real_pictures_in_imagenets_layout(archives, project, tmp_path, monkeypa
                 **params["experts"]["in1k_imagenette-flat"],
                 "net": "convnet2-w8-instance",
                 "count": 2,
+                "together": 2,
                 "epochs": 2,
                 "keep": 2,
                 "lr": 0.2,

@@ -129,7 +129,7 @@ def experts(tables, key, row):
     if row.held_out >= row.count:
         yield "held_out", f"must be below count ({row.count})"
     if row.count % row.together:
-        yield "count", f"must be a multiple of together ({row.together}), how many are trained at once"
+        yield "count", f"must be a multiple of together ({row.together}), how many are trained at once: give both"
     if row.keep > row.epochs:
         yield "keep", f"must be at most epochs ({row.epochs})"
     yield from network(tables, "net", row.net, row)

@@ -171,7 +171,7 @@ def write_plan(params, folder=PLAN):
     written = 0
     for path, recipe in wanted.items():
         text = text_of(recipe)
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        if not path.is_file() or path.read_bytes() != text.encode():
             written += 1
             with replacing(path) as tmp:
                 tmp.write_text(text, encoding="utf-8")
