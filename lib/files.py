@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -124,6 +124,21 @@ def link(source, target):
 def sha256(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(path, wanted, remedy):
+    """FileError, with the remedy, unless a file has this SHA-256.
+
+    A file that was changed in place has changed DVC's cache too, where both are one file, and DVC believes what is
+    read-only. So the file is made writable and new: DVC looks at it again, and its stage mends it.
+    """
+    refuse_unless_file(path, remedy)
+    if (found := sha256(path)) != wanted:
+        with suppress(OSError):
+            os.chmod(path, 0o644)
+            os.utime(path)
+        shown = f"found SHA-256 {found[:12]}..., recorded is {str(wanted)[:12]}..."
+        raise FileError(f"{path}: changed since its stage wrote it: {shown}; {remedy}")
 
 
 def save_tensors(path, tensors, **meta):

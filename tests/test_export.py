@@ -220,7 +220,7 @@ def test_the_command_writes_a_cell_and_says_in_one_sentence_why_not(digits, prep
     write_history([folder / text / "seed0.safetensors"])
     assert "export writes images" in run(text, "npz")
     save_set(files[0], [{"x": real.train_x[:10] - 1, "y": torch.eye(10)}])
-    assert re.search("seed0.safetensors: changed since `distill` wrote it, found SHA-256", run(key, "npz"))
+    assert re.search("seed0.safetensors: changed since its stage wrote it: found SHA-256", run(key, "npz"))
 
 
 def write_history(files):

@@ -114,7 +114,7 @@ def flip(path):
 
 def test_a_set_that_was_changed_in_place_is_refused_and_comes_back_with_the_same_bits(folder):
     """In DVC's cache too: the file is one with the cache's, which DVC believes as long as it is read-only."""
-    path, refused = folder / OUT / "seed0.safetensors", "seed0.safetensors: changed since `distill` wrote it"
+    path, refused = folder / OUT / "seed0.safetensors", "seed0.safetensors: changed since its stage wrote it"
     good = path.read_bytes()
     assert path.stat().st_mode & 0o222 == 0, "DVC protects what it has in its cache"
     flip(path)

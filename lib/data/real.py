@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..files import FileError, refuse_unless_file, sha256
+from ..files import check_digest
 from ..records import Manifest, read_record
 from .preprocess import Preprocess
 from .text import Sentences, WordVectors, padded
@@ -84,11 +84,8 @@ def load_arrays(folder, split):
 
 def checked_file(folder, manifest, name):
     """The path of a file of a prepared dataset, once its content is known to be what the manifest says."""
-    path, target = Path(folder) / name, f"prepare@{Path(folder).name}"
-    refuse_unless_file(path, f"prepare the dataset first (`dvc repro {target}`)")
-    if sha256(path) != manifest["sha256"].get(name):
-        remedy = f"prepare the dataset again (`dvc repro -f {target}`)"
-        raise FileError(f"{path}: damaged: it is not the file that manifest.json names; {remedy}")
+    path = Path(folder) / name
+    check_digest(path, manifest["sha256"].get(name), f"prepare the dataset (`dvc repro prepare@{Path(folder).name}`)")
     return path
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from ..files import FileError, save_tensors, sha256
+from ..files import FileError, check_digest, save_tensors
 from ..networks import build
 from ..records import Experts, read_record, write_record
 from ..rng import restore
@@ -63,9 +63,7 @@ class Trajectories:
         if expert not in self.files:
             entry = self.index["experts"][expert]
             path = self.folder / entry["file"]
-            if not path.is_file() or sha256(path) != entry["sha256"]:
-                remedy = f"train it again (`dvc repro -f experts@{self.folder.name}`)"
-                raise FileError(f"{path}: missing, or not the file that {INDEX} names; {remedy}")
+            check_digest(path, entry["sha256"], f"train it again (`dvc repro experts@{self.folder.name}`)")
             self.files[expert] = safe_open(path, framework="pt").get_slice("weights")
         row = self.rows.get(self.index["epochs"][-1] if epoch == -1 else epoch)
         if row is None:
