@@ -9,9 +9,10 @@ from lib.config.recipes import recipes, text_of, write_plan
 from lib.config.settings import PLAN, ParamsError, Settings
 from lib.files import read_yaml
 
-from .identity import identity, inputs_of_cell, inputs_of_experts, rename
+from .identity import identities, identity, inputs_of_experts, rename
 
-INPUTS = {"distill": inputs_of_cell, "experts": inputs_of_experts}
+# Of a recipe: the names that what is kept of its runs may have.
+NAMES = {"distill": identities, "experts": lambda recipe: [identity(*inputs_of_experts(recipe))]}
 
 
 def stage():
@@ -25,7 +26,7 @@ def stage():
         recorded = [dep["md5"] for dep in entry["deps"] if dep["path"] == path.as_posix()]
         if recipe is None or not recorded:
             continue
-        texts = [text_of(recipe), path.read_text(encoding="utf-8") if path.is_file() else ""]
+        texts = [text_of(recipe), path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""]
         found = [json.loads(text) for text in texts if hashlib.md5(text.encode()).hexdigest() in recorded]
         if not found:
             unknown.append(address)
@@ -42,8 +43,8 @@ def stage():
     accepted = [address for address, reasons in stale.items() if not reasons]
     for address in accepted:
         name, _, key = address.partition("@")
-        if name in INPUTS:
-            rename(key, *(identity(*INPUTS[name](Settings.of(each))) for each in same[address]))
+        for before, after in zip(*(NAMES[name](Settings.of(each)) for each in same[address])) if name in NAMES else ():
+            rename(key, before, after)
     if accepted:
         subprocess.run(["dvc", "commit", "--force", *accepted], check=True)
     for address, reasons in stale.items():

@@ -37,13 +37,13 @@ def identity(recipe, inputs, version=torch.__version__, digest=sha256):
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
-def identities(recipe, version, digest):
-    """The names that a cell's run may have, by the dtype that `fast` stands for; none where its data are not here."""
+def identities(recipe, version=torch.__version__, digest=sha256):
+    """The names that a cell's run may have, one a dtype that `fast` stands for; none where its data are not here."""
     recipe, files = inputs_of_cell(recipe)
     cell, there = recipe.cell, all(path.is_file() for path in files)
     dtypes = DTYPES if cell.distill.conv_dtype == "fast" else [cell.distill.conv_dtype]
     cells = [cell.changed(distill=cell.distill.changed(conv_dtype=dtype)) for dtype in dtypes if there]
-    return {identity(recipe.changed(cell=each), files, version, digest) for each in cells}
+    return [identity(recipe.changed(cell=each), files, version, digest) for each in cells]
 
 
 def holds(key, names, seeds):
