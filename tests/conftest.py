@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("DISTILLERY_ARCHIVES", ROOT.parent / "shared" / "data"))
 
 
-LONG = ("test_pipeline", "test_resume", "test_hostile", "test_expert_stages", "test_recipes", "test_params")  # minutes each
+# Minutes each.
+LONG = "test_pipeline", "test_resume", "test_hostile", "test_expert_stages", "test_recipes", "test_params"
 
 
 def pytest_collection_modifyitems(items):

@@ -467,7 +467,9 @@ def test_class_batches_hold_distinct_images_of_each_class_and_resume_bit_for_bit
     assert torch.equal(after, again.next()[1])
 
 
-@pytest.mark.parametrize("name, words", [("train_x.npy", "train_x.npy: changed since its stage wrote it"), ("manifest.json", "not valid JSON")])
+@pytest.mark.parametrize(
+    "name, words", [("train_x.npy", "train_x.npy: changed since"), ("manifest.json", "not valid JSON")]
+)
 def test_damaged_prepared_files_are_named(tmp_path, name, words):
     from lib.data.preprocess import fit
 
