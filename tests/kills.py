@@ -82,6 +82,7 @@ class Attempt:
 
     def __init__(self, folder):
         self.folder, self.log = folder, folder.parent / "log"
+        self.log.unlink(missing_ok=True)  # a stage that outlived its DVC still writes into the former one
         with open(self.log, "w") as log:
             command = ["dvc", "repro", TARGET]
             self.process = subprocess.Popen(

@@ -9,6 +9,7 @@ from lib.config.load import load_params
 from lib.data.labels import centred_one_hot, initial_labels
 from lib.methods.frepo import FRePo, cosine_lr, label_margin, meta_loss
 from lib.methods.kernel_regression import RIDGE, krr_coefficients, krr_predict
+from lib.methods.lamb import Lamb
 from lib.networks import build
 from lib.rng import generator
 from lib.synthetic.set import SyntheticSet
@@ -158,10 +159,8 @@ def test_gradient_of_the_objective_equals_central_differences(flip):
 
 
 def test_lamb_reproduces_the_sheets_three_steps():
-    from timm.optim import Lamb
-
     p = tensor(3.0, 4.0).requires_grad_()
-    optimizer = Lamb([p], 3e-4, weight_decay=0.0, max_grad_norm=None, always_adapt=True)
+    optimizer = Lamb([p], 3e-4)
     expected = [(-0.00106066, 0.00106066), (-0.00144975, -0.00038524), (0.00114658, -0.00096668)]
     for gradient, change in zip(([0.1, -0.2], [0.05, 0.3], [-0.4, 0.1]), expected):
         before = p.detach().clone()
@@ -170,6 +169,14 @@ def test_lamb_reproduces_the_sheets_three_steps():
         assert torch.allclose(p.detach() - before, tensor(*change), atol=6e-9)
         assert (p.detach() - before).norm() / before.norm() == pytest.approx(3e-4, rel=1e-9)
     assert torch.allclose(p.detach(), tensor(2.998636, 3.999708), atol=5e-7)
+
+
+@pytest.mark.parametrize("start, gradient", [(0.0, 1.0), (1.0, 0.0)])
+def test_lamb_takes_a_ratio_of_one_where_a_length_is_zero(start, gradient):
+    p = torch.full((4,), start, dtype=torch.float64).requires_grad_()
+    p.grad = torch.full_like(p, gradient)
+    Lamb([p], 0.1).step()
+    assert torch.allclose(p.detach(), torch.full_like(p, start - 0.1 * gradient), atol=1e-6)
 
 
 def test_every_outer_step_moves_each_tensor_by_its_learning_rate(cfg):

@@ -14,21 +14,15 @@ import pytest
 from stages import guard
 from stages.force import has_force
 
-from .test_resume import one_cell
-from .toy import CELL, ENV, clone, commit, dvc, edit, ran, stages, started
+from .toy import CELL, ENV, copied, dvc, edit, ran, stages, started
 
 OUT = f"build/distill/digits/{CELL}"
 
 
 @pytest.fixture(scope="module")
-def folder(project, tmp_path_factory):
-    """A clone with the toy suite of one cell, run once, two folders below the one that pytest gives."""
-    folder = clone(project, tmp_path_factory.mktemp("hostile") / "deep" / "clone")
-    edit(folder, one_cell)
-    dvc(folder, "repro", "report@digits")
-    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
-    commit(folder)
-    return folder
+def folder(finished, tmp_path_factory):
+    """A copy of the finished toy suite, two folders below the one that pytest gives."""
+    return copied(finished[0], tmp_path_factory.mktemp("hostile") / "deep" / "copy")
 
 
 def undo(folder):

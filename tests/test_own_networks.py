@@ -25,7 +25,7 @@ from lib.training.batches import batches_for
 from lib.training.students import Students, evaluate
 
 from .test_recipes import forget, reread
-from .toy import CELL, ENV, clone, dvc, edit, keep_suites, ran, toy
+from .toy import CELL, ENV, copied, dvc, edit, keep_suites, ran
 from .toy import TOUCHED as ISA
 
 ROOT = Path(__file__).parent.parent
@@ -335,12 +335,11 @@ def test_two_steps_of_distillation_move_the_set_and_it_trains_students(own, prep
     assert accuracy.mean() > 18, "chance is 10 %"
 
 
-def test_dvc_notices_an_edit_of_the_users_file(project, tmp_path):
+def test_dvc_notices_an_edit_of_the_users_file(finished, tmp_path):
     """A cell through real DVC; then a remark, then another network, in the file; then without the file."""
-    folder = write_own(clone(project, tmp_path / "clone"))
+    folder = write_own(copied(finished[0], tmp_path / "copy"))
 
     def change(params):
-        toy(params)
         set_net(params, CELL, NET)
         params["cells"][CELL]["distill"] |= {"steps": 2, "eval_every": 0}
 

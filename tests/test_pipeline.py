@@ -17,7 +17,7 @@ from lib.data.preprocess import Preprocess
 from lib.data.real import load_arrays
 from lib.records import Evaluation, External, read_metrics
 
-from .toy import CELL, CELLS, CONTINUAL, ENV, MEMBERSHIP, TOUCHED, clone, commit, dvc, edit, ran, toy, tracked
+from .toy import CELL, CELLS, CONTINUAL, ENV, MEMBERSHIP, TOUCHED, clone, copied, dvc, edit, ran, toy
 from .toy import stages as run_stages
 from .toy import states as states_of
 
@@ -25,14 +25,9 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def pipeline(project, tmp_path_factory):
+def pipeline(finished, tmp_path_factory):
     """The toy suite, run once from a clean copy -> (folder, output of that run)."""
-    folder = clone(project, tmp_path_factory.mktemp("pipeline") / "clone")
-    edit(folder, toy)
-    output = dvc(folder, "repro", "report@digits")
-    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
-    commit(folder)
-    return folder, output
+    return copied(finished[0], tmp_path_factory.mktemp("pipeline") / "copy"), finished[1]
 
 
 def test_clean_copy_runs_every_stage_of_the_suite_and_of_no_other(pipeline):
@@ -136,7 +131,6 @@ def test_dvc_shows_single_numbers_of_every_kind_of_evaluation(pipeline):
 def test_runs_are_tracked_with_their_addresses(pipeline):
     from mlflow import MlflowClient
 
-    tracked(pipeline[0])
     client = MlflowClient(f"sqlite:///{pipeline[0] / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("distillery").experiment_id])
     tags = {run.info.run_name: run.data.tags for run in runs}
@@ -144,16 +138,17 @@ def test_runs_are_tracked_with_their_addresses(pipeline):
     assert re.fullmatch(r"[0-9a-f]{12}", tags[f"evaluate@{CELL}"]["git.commit"])
 
 
-def test_changing_one_row_touches_that_rows_stages_only(pipeline):
+def test_changing_a_row_touches_that_rows_stages_only(pipeline):
     """And what was computed before comes out of DVC's cache when the change is taken back."""
     folder, _ = pipeline
-    for section, values, stages in (
-        ("evaluate", {"nets": ["conv2-w32", "mlp"]}, ("evaluate",)),
-        ("distill", {"outer_lr": 2.0e-3}, ("distill", "evaluate")),
-    ):
-        edit(folder, lambda p, section=section, values=values: p["cells"][TOUCHED][section].update(values))
-        output = dvc(folder, "repro", f"evaluate@{TOUCHED}", f"evaluate@{CELL}")
-        assert ran(output) == ["plan", *(f"{stage}@{TOUCHED}" for stage in stages)], values
+
+    def change(params):  # of one row a rate, of another one a network that judges it
+        params["cells"][TOUCHED]["distill"]["outer_lr"] = 2.0e-3
+        params["cells"][CONTINUAL]["evaluate"]["nets"] = ["conv2-w32", "mlp"]
+
+    edit(folder, change)
+    output = dvc(folder, "repro", *(f"evaluate@{key}" for key in CELLS))
+    assert sorted(ran(output)) == ["distill@" + TOUCHED, *sorted(f"evaluate@{k}" for k in (TOUCHED, CONTINUAL)), "plan"]
     undo(folder)
     output = dvc(folder, "repro", "report@digits")
     assert set(ran(output)) <= {"plan", "report@digits"}, output

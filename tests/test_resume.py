@@ -12,26 +12,13 @@ import time
 import pytest
 import yaml
 
-from .toy import CELL, ENV, clone, commit, dvc, edit, started, states, toy
-
-
-def one_cell(params):
-    """The toy suite with no more than CELL."""
-    toy(params)
-    params["cells"] = {key: row for key, row in params["cells"].items() if row["suite"] != "digits" or key == CELL}
-    for table in ("continual", "membership"):
-        params[table] = {key: row for key, row in params[table].items() if row["suite"] != "digits"}
+from .toy import CELL, ENV, copied, dvc, edit, started, states
 
 
 @pytest.fixture(scope="module")
-def pipeline(project, tmp_path_factory):
-    """The suite of one cell, distilled once from a clean copy -> (folder, output of that run)."""
-    folder = clone(project, tmp_path_factory.mktemp("resume") / "clone")
-    edit(folder, one_cell)
-    output = dvc(folder, "repro", f"distill@{CELL}")
-    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
-    commit(folder)
-    return folder, output
+def folder(finished, tmp_path_factory):
+    """A copy of the finished toy suite."""
+    return copied(finished[0], tmp_path_factory.mktemp("resume") / "copy")
 
 
 def distilled(folder):
@@ -62,13 +49,11 @@ def kill_after(folder, steps, command):
     process.wait()
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bits_as_a_forced_run_left_alone(pipeline):
-    folder, _ = pipeline
+def test_killed_at_random_moments_it_ends_with_the_same_bits_as_a_forced_run_left_alone(folder):
     edit(folder, lambda p: p["cells"][CELL]["distill"].update(steps=300, eval_every=150))
     target, lots = f"distill@{CELL}", random.Random(0)
-    for _ in range(2):
-        kill_after(folder, lots.randint(10, 75), ["repro", target])
-    assert states(folder, "--suite", "digits") == {CELL: "partly: 0 of 1 seeds"}
+    kill_after(folder, lots.randint(10, 75), ["repro", target])
+    assert states(folder, "--suite", "digits")[CELL] == "partly: 0 of 1 seeds"
     output = dvc(folder, "repro", target)
     interrupted = distilled(folder)
     assert "going on after step" in output
@@ -80,9 +65,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits_as_a_forced_run_lef
     assert "going on after step" not in output and distilled(folder) == interrupted
 
 
-def test_a_further_seed_leaves_those_that_are_there(pipeline):
+def test_a_further_seed_leaves_those_that_are_there(folder):
     """Nor does an option with an f in it pass for --force, here an experiment's name; the short form does."""
-    folder, target = pipeline[0], f"distill@{CELL}"
+    target = f"distill@{CELL}"
     edit(folder, lambda p: p["cells"][CELL]["distill"].update(seeds=[0, 1], steps=20, eval_every=0))
     dvc(folder, "repro", target)
     out = folder / f"build/distill/digits/{CELL}"
@@ -106,8 +91,7 @@ def test_a_further_seed_leaves_those_that_are_there(pipeline):
     assert "to distil: [1, 2, 0]" in dvc(folder, "repro", "-fs", target)
 
 
-def test_two_runs_at_once_end_without_corruption(pipeline):
-    folder, _ = pipeline
+def test_two_runs_at_once_end_without_corruption(folder):
     edit(folder, lambda p: p["cells"][CELL]["evaluate"].update(nets=["kipconv2-w32"]))
     both = [started(folder, "repro", "report@digits") for _ in range(2)]
     outputs = [p.communicate(timeout=240)[0] for p in both]
@@ -117,8 +101,7 @@ def test_two_runs_at_once_end_without_corruption(pipeline):
     assert yaml.safe_load((folder / "dvc.lock").read_text())["stages"].keys() >= {f"evaluate@{CELL}", "report@digits"}
 
 
-def test_bad_parameters_stop_a_stage_before_any_compute(pipeline):
-    folder, _ = pipeline
+def test_bad_parameters_stop_a_stage_before_any_compute(folder):
     edit(folder, lambda p: p["cells"][CELL]["distill"].update(ipc="ten"))
     began = time.monotonic()
     output = dvc(folder, "repro", f"distill@{CELL}", check=False)
@@ -127,10 +110,10 @@ def test_bad_parameters_stop_a_stage_before_any_compute(pipeline):
     assert "Traceback" not in output and time.monotonic() - began < 60
 
 
-def test_unknown_key_lists_the_known_ones(pipeline):
+def test_unknown_key_lists_the_known_ones(folder):
     done = subprocess.run(
         [sys.executable, "-m", "stages", "distill", "digits-frepo-digits-ipc3"],
-        cwd=pipeline[0],
+        cwd=folder,
         env=ENV,
         capture_output=True,
         text=True,

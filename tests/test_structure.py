@@ -83,14 +83,13 @@ def test_no_pickle_is_ever_loaded():
 
 
 def test_lib_imports_where_only_torch_and_numpy_are():
-    """A bare GPU machine: no dvc, mlflow, tensorflow-datasets, matplotlib, jinja2 or timm until they are needed."""
+    """A bare GPU machine: no dvc, mlflow, tensorflow-datasets, matplotlib or jinja2 until they are needed."""
     absent = (
         "dvc",
         "mlflow",
         "tensorflow_datasets",
         "matplotlib",
         "jinja2",
-        "timm",
         "sklearn",
         "array_record",
     )

@@ -130,3 +130,17 @@ def clone(project, folder):
     for key, value in (("user.name", "test"), ("user.email", "test@example.org")):
         subprocess.run(["git", "config", key, value], cwd=folder, check=True)
     return folder
+
+
+def copied(folder, to):
+    """Copy the `finished` fixture's folder -> the copy, where files that were one are one again, as DVC links them."""
+    links = {}
+
+    def copy(source, target):
+        number = os.stat(source).st_ino
+        if number in links:
+            os.link(links[number], target)
+        else:
+            links[number] = shutil.copy2(source, target)
+
+    return Path(shutil.copytree(folder, to, copy_function=copy, ignore=shutil.ignore_patterns(".tracking")))

@@ -36,13 +36,13 @@ def traced(stage, function, *arguments):
             if frame is None:
                 seen.add(code)
 
-    threading.setprofile(note)
-    sys.setprofile(note)
+    threading.settrace(note)
+    sys.settrace(note)
     try:
         function(*arguments)
     finally:
-        sys.setprofile(None)
-        threading.setprofile(None)
+        sys.settrace(None)
+        threading.settrace(None)
     return sorted((code.co_filename, code.co_firstlineno) for code in seen)
 
 

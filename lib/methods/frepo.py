@@ -17,6 +17,7 @@ from ..training.compute import autocast, forward_flops, images_per_pass
 from ..training.losses import squared_error
 from . import METHODS
 from .kernel_regression import krr_predict
+from .lamb import Lamb
 
 
 def label_margin(y):
@@ -78,17 +79,15 @@ class FRePo:
     """
 
     def __init__(self, cfg, syn, seed, compiled="none"):
-        from timm.optim import Lamb  # optax's LAMB with these switches; imported here because timm takes seconds
-
         self.cfg, self.syn = cfg, syn
         device = syn.y.device
         self.weights_rng = generator(seed, "pool", "weights", device=device)
         self.pool_rng = generator(seed, "pool", "member")
         self.batch_rng = generator(seed, "pool", "batch", device=device)
         self.pool = [self._member(cfg.reset_after // cfg.pool_size * i) for i in range(cfg.pool_size)]
-        # Without weight decay, clipping or a limit on the trust ratio: |update| = lr * |tensor| for each tensor.
-        self.optimizer = Lamb(syn.learned, cfg.outer_lr, weight_decay=0.0, max_grad_norm=None, always_adapt=True)
-        self._run = self._pass if compiled == "none" else torch.compile(self._pass, mode=compiled)
+        self.optimizer = Lamb(syn.learned, cfg.outer_lr)
+        self.compiled = compiled != "none"
+        self._run = torch.compile(self._pass, mode=compiled) if self.compiled else self._pass
 
     def _member(self, counter):
         x, y = self.syn.x, self.syn.y
@@ -153,7 +152,8 @@ class FRePo:
 
     def step(self, step, x_real, targets):
         """Iteration `step` (from 0) on a real batch x_real (B, K, H, W), targets (B, C) -> metrics on the device."""
-        torch.compiler.cudagraph_mark_step_begin()  # captured outputs live for one iteration
+        if self.compiled:
+            torch.compiler.cudagraph_mark_step_begin()  # captured outputs live for one iteration
         member = self.pool[torch.randint(len(self.pool), (), generator=self.pool_rng)]
         lr = cosine_lr(self.cfg.outer_lr, self.cfg.outer_lr_final, step, self.cfg.steps)
         metrics = self.meta_step(member.net, x_real, targets, lr)
