@@ -65,16 +65,16 @@ def arguments():
 if __name__ == "__main__":
     signals.on_signals(signals.leave)
     sys.stdout.reconfigure(errors="replace")  # ± where the locale has none
-    given = arguments()
-    name = given.pop("stage")
+    name = (given := arguments()).pop("stage")
     if "DVC_STAGE" in os.environ:
         guard.start()
     gc.disable()  # until the work begins: importing torch makes no garbage, and to look for some takes long
-    from stages import common
+    from stages import common, process
 
+    with process.errors_in_words():
+        process.key_of(name)  # a bad one is refused before torch is there, which takes seconds
     module = importlib.import_module(f"stages.{name}")
     signals.on_signals(signals.unwind)
     common.run(module.stage, name, **given)
     sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(signals.status())  # all is written; to take torch's modules apart takes a second

@@ -5,35 +5,30 @@ import gc
 import os
 import shutil
 import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-import torch
-
-from lib.config.settings import PLAN, ParamsError, Settings, read_recipe
-from lib.files import FileError, read_json
+from lib.config.settings import PLAN, Settings, read_recipe
+from lib.files import read_json
 from lib.tracking import Tracker
-from lib.training.loop import NonFiniteLoss, Stopped
 
-from .process import alone, key_of
-from .signals import status
+from .process import alone, errors_in_words, key_of
 
 ROOT = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # the user's repository, also where DVC runs a copy of it
 PREPARED, PREPROCESSING = Path("data/prepared"), Path("data/preprocessing")
 EXPERTS, DISTILLED, EVALUATED = (Path("build") / name for name in ("experts", "distill", "evaluate"))
 REPORTS = Path("reports")
-WHOLE = ("plan", "accept", "list", "show")
-RECIPES = {"cost": "report", "table": "report", "complexity": "prepare", "export": "evaluate"}  # whose they read
+WHOLE = ("plan", "accept", "list", "show", "table")
+RECIPES = {"cost": "report", "complexity": "prepare", "export": "evaluate"}  # whose they read
 
 
 def run(stage, name, key=None, **options):
     """`stage(recipe, runtime)` for the recipe of this name and key. DVC has run `plan`; by hand, it is run here.
 
-    Those of WHOLE read params.yaml themselves and leave the plan as it is, which `accept` compares with. Those of
+    Those of WHOLE need no recipe, and leave the plan as it is, which `accept` compares with. Those of
     RECIPES are no stages of DVC's and read the recipes of one.
     """
-    try:
+    with errors_in_words():
         if name in WHOLE:
             return stage(**options, **({"key": key} if key else {}))
         if "DVC_STAGE" not in os.environ:  # a stage that is run by hand
@@ -46,11 +41,6 @@ def run(stage, name, key=None, **options):
         gc.enable()  # __main__.py turned it off
         with alone(name, key) if name not in RECIPES else nullcontext():
             return stage(recipe, runtime, **options)
-    except Stopped as error:
-        print(error, file=sys.stderr)
-        sys.exit(status() or 1)
-    except (ParamsError, FileError, NonFiniteLoss) as error:
-        sys.exit(f"error: {error}")
 
 
 def own_path(path):
@@ -60,6 +50,8 @@ def own_path(path):
 
 def provenance(device):
     """Where and with what a result was computed."""
+    import torch  # seconds, of which index and table have no need
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     asks = (["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "lib", "stages"])
     commit, edits = (

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from filelock import FileLock, Timeout
 
 from lib.config.settings import ALLOWED, KEY, ParamsError
 from lib.files import FileError
+from lib.training.ends import NonFiniteLoss, Stopped
+
+from .signals import status
 
 LOCKS = Path(".checkpoints/.locks")  # of the folder that DVC runs in: a copy, in a queue, has outputs of its own
 
@@ -23,6 +27,18 @@ def key_of(stage):
     if rows and not re.fullmatch(KEY, key):
         raise ParamsError(f"params.yaml: found {key!r}; a key may hold {ALLOWED}")
     return key or "all"
+
+
+@contextmanager
+def errors_in_words():
+    """End the process by a message where a stage refuses, fails or was stopped."""
+    try:
+        yield
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        sys.exit(status() or 1)
+    except (ParamsError, FileError, NonFiniteLoss) as error:
+        sys.exit(f"error: {error}")
 
 
 @contextmanager

@@ -3,11 +3,12 @@
 import shutil
 
 from lib import records
-from lib.files import load_tensors, read_json
+from lib.files import read_json
 from lib.report.applications import continual_rows, membership_rows, score_row
 from lib.report.compare import make_row, provenance_lines
 from lib.report.figures import gallery
 from lib.report.suite import application_figures, expert_figures, grid_figures, label_figure, learning_curves
+from lib.tensors import load_tensors
 
 from .common import DISTILLED, EVALUATED, EXPERTS, REPORTS
 from .distilled import as_written, sets_at

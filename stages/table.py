@@ -2,6 +2,7 @@
 
 from tabulate import tabulate
 
+from lib.config.settings import ParamsError
 from lib.records import SuiteResults, read_record
 from lib.report.compare import measured_text
 
@@ -10,9 +11,13 @@ from .common import REPORTS
 COLUMNS = ("cell", "network", "distilled (%)", "real subset", "whole set", "verdict")
 
 
-def stage(recipe, runtime):
+def stage(key):
     """Print what reports/SUITE has, and where the page is."""
-    rows = read_record(REPORTS / recipe.key / "results.json", SuiteResults)["rows"]
+    there = sorted(path.parent.name for path in REPORTS.glob("*/results.json"))
+    if key not in there:
+        remedy = f"`dvc repro report@{key}` makes it, if it is one of params.yaml"
+        raise ParamsError(f"found {key!r}; must be a suite with results in reports: {', '.join(there)}; {remedy}")
+    rows = read_record(REPORTS / key / "results.json", SuiteResults)["rows"]
     lines = [
         (row["cell"], row["network"], measured_text(row), f"{row['real_subset_mean']:.1f}", whole(row), row["verdict"])
         for row in rows

@@ -16,8 +16,9 @@ from lib.config.load import load_params
 from lib.config.recipes import write_plan
 from lib.data.preprocess import Preprocess
 from lib.data.real import load_arrays, manifest_of
-from lib.files import FileError, load_tensors, read_json
+from lib.files import FileError, read_json
 from lib.records import Evaluation, Experts, History, SuiteResults, read_metrics, read_record
+from lib.tensors import load_tensors
 from lib.training.checkpoint import Checkpoint
 from lib.training.trajectories import Trajectories
 from stages.distilled import as_written

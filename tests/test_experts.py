@@ -14,8 +14,8 @@ from lib.files import FileError
 from lib.networks import build
 from lib.rng import generator
 from lib.training.checkpoint import Checkpoint
+from lib.training.ends import Stopped
 from lib.training.experts import Group, epochs_kept, gsam, labelled_images, train
-from lib.training.loop import Stopped
 from lib.training.trajectories import Segments, Trajectories, expert_name, network_with, save_expert, save_index
 from stages.checkpoints import Workplace
 

@@ -16,10 +16,11 @@ from lib.data.preprocess import Preprocess
 from lib.data.real import RealSet
 from lib.evaluation.external import read_external
 from lib.evaluation.set_files import digest
-from lib.files import FileError, save_tensors
+from lib.files import FileError
 from lib.networks import build
 from lib.rng import generator
 from lib.synthetic.set import save_set
+from lib.tensors import save_tensors
 from tests.toy import edit
 
 ROOT, DATA = Path(__file__).parent.parent, Path(__file__).parent / "data"

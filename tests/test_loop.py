@@ -11,16 +11,18 @@ import torch
 from lib.config.load import load_params
 from lib.data.preprocess import fit
 from lib.data.real import load_arrays, load_real
-from lib.files import FileError, load_sealed, load_state, save_sealed, save_state
+from lib.files import FileError
 from lib.methods import METHODS
 from lib.methods.frepo import FRePo
 from lib.rng import generator
 from lib.synthetic.initial import initial_set
 from lib.synthetic.set import SyntheticSet, rendered
+from lib.tensors import load_sealed, load_state, save_sealed, save_state
 from lib.training import compute
 from lib.training.batches import batches_for
 from lib.training.checkpoint import Checkpoint
-from lib.training.loop import NonFiniteLoss, Stopped, evaluation_steps, run
+from lib.training.ends import NonFiniteLoss, Stopped
+from lib.training.loop import evaluation_steps, run
 from lib.training.students import evaluate
 
 

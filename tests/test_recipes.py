@@ -170,7 +170,7 @@ def test_imports_that_would_hide_code_are_refused(tmp_path, monkeypatch):
 
 
 def test_what_stages_run_is_in_their_recipes(tmp_path, monkeypatch):
-    """Every stage of suite digits, shortened, under a profiler: each function that ran is one its recipe reached."""
+    """Every stage of suite digits, shortened, traced: each function that ran is one its recipe reached."""
     entries = {}
 
     def keep(named, neutral):

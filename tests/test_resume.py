@@ -27,7 +27,8 @@ def distilled(folder):
 
 def checkpoint_step(folder):
     """The step of the newest checkpoint of CELL's seed 0, or None."""
-    from lib.files import FileError, load_state
+    from lib.files import FileError
+    from lib.tensors import load_state
     from stages.identity import owner
 
     found = list((folder / ".checkpoints" / CELL).glob("*/seed0.safetensors"))

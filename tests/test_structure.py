@@ -63,7 +63,7 @@ def test_each_outside_system_has_one_home(package, home):
 
 def test_methods_reach_neither_files_nor_tracking():
     for path in (ROOT / "lib/methods").glob("*.py"):
-        assert not imports(path) & {"lib.files", "lib.tracking", "lib.data", "pathlib", "os", "io"}, path
+        assert not imports(path) & {"lib.files", "lib.tensors", "lib.tracking", "lib.data", "pathlib", "os", "io"}, path
         assert "open(" not in path.read_text()
 
 
@@ -101,6 +101,11 @@ def test_lib_imports_where_only_torch_and_numpy_are():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_the_page_and_the_table_do_not_wait_for_torch():
+    code = "import sys\nsys.modules['torch'] = None\nimport stages.common, stages.index, stages.process, stages.table"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_every_stage_explains_itself():
     for path in sorted((ROOT / "stages").glob("*.py")):
         assert ast.get_docstring(ast.parse(path.read_text())), path
@@ -116,7 +121,7 @@ def test_every_stage_explains_itself():
 FLOORS = (
     ("strict_yaml",),
     ("files", "rng", "registry", "tracking", "progress"),
-    ("records",),
+    ("records", "tensors"),
     ("data", "augment", "networks"),
     ("synthetic", "autodiff", "own"),
     ("training",),

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from lib.data.labels import initial_labels
-from lib.files import FileError, load_tensors, save_tensors
+from lib.files import FileError
 from lib.rng import generator
 from lib.synthetic.initial import sample_real
 from lib.synthetic.set import SyntheticSet, load_set, save_set
+from lib.tensors import load_tensors, save_tensors
 
 SHAPE = (1, 8, 8)
 

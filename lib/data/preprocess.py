@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..files import load_sealed, save_sealed
 from ..progress import progress_bar
+from ..tensors import load_sealed, save_sealed
 
 BLOCK = 4096  # images per block of the covariance: bounds the memory in float64
 

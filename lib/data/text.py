@@ -11,8 +11,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ..files import FileError, load_sealed, parsing, read_bytes, save_sealed
+from ..files import FileError, parsing, read_bytes
 from ..rng import generator
+from ..tensors import load_sealed, save_sealed
 from . import READERS, examples_of
 from .archives import members, read_npz
 from .sources import REMEDY, SOURCES, own_copy

@@ -8,11 +8,11 @@ from PIL import Image
 
 from ..files import replacing, write_json
 from ..synthetic.set import rendered
+from . import GAP
 
 SENTENCES = 20  # shown of a set
 GALLERY_LIMIT = 100  # images shown of a set
 GALLERY_WIDTH = 640  # pixels, about
-GAP = 2
 GREY = "#888888"  # legible on a light and on a dark page
 
 

@@ -8,9 +8,9 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from PIL import Image
 
 from ..files import replacing
+from . import GAP
 from .charts import chart
 from .compare import JUDGED, duration, measured_text
-from .figures import GAP
 
 METHOD_NAMES = {"frepo": "FRePo", "rat": "RaT-BPTT"}  # the others are capitals
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}

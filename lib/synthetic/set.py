@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import torch
 
-from ..files import FileError, load_tensors, save_tensors
+from ..files import FileError
+from ..tensors import load_tensors, save_tensors
 
 
 class DistilledSet(NamedTuple):

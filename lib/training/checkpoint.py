@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from ..files import FileError, load_state, save_state
+from ..files import FileError
+from ..tensors import load_state, save_state
 
 
 class Checkpoint:

@@ -16,7 +16,7 @@ from ..networks import build
 from ..progress import progress_bar
 from ..rng import generator, restore
 from .compute import forward_flops
-from .loop import Stopped
+from .ends import Stopped
 from .losses import cross_entropy, predicted
 from .students import Students
 

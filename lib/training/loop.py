@@ -10,16 +10,9 @@ import torch
 
 from ..files import FileError
 from ..progress import progress_bar
+from .ends import NonFiniteLoss, Stopped
 
 FETCH_EVERY = 50  # steps between fetches of the metrics from the device
-
-
-class NonFiniteLoss(Exception):
-    """The loss of a run is not finite; the message says at which step and what was kept."""
-
-
-class Stopped(Exception):
-    """A run stopped on request, after it saved all that it needs to go on."""
 
 
 @dataclass

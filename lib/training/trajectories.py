@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from ..files import FileError, check_digest, save_tensors
+from ..files import FileError, check_digest
 from ..networks import build
 from ..records import Experts, read_record, write_record
 from ..rng import restore
+from ..tensors import save_tensors
 
 INDEX = "index.json"
 

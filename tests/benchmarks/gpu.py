@@ -23,10 +23,10 @@ import torch
 from lib.config.load import load_params
 from lib.data.labels import centred_one_hot, initial_labels
 from lib.data.real import load_real
-from lib.files import load_state
 from lib.methods.frepo import meta_loss
 from lib.networks import build
 from lib.rng import generator
+from lib.tensors import load_state
 from lib.training.loop import Progress
 from lib.training.students import evaluate
 from stages.identity import owner
