@@ -29,17 +29,25 @@ class Workplace:
         return Checkpoint(self.folder / f"{name}.safetensors", owner(name, self.identity))
 
     def finish(self, name, record, files):
-        """Keep the record (a dict) of what is finished, with the digests of its files in `done`; its checkpoints go."""
+        """Keep the record (a dict) of what is finished, with the digests of its files in `done`; its checkpoints go.
+
+        Of what was lost and is here again, with the same bits, the former record stays: nothing after it has to run.
+        """
         record["files"] = {path.name: sha256(path) for path in files}
-        write_record(self.done / f"{name}.record.json", record)
+        if (self._record(name) or {}).get("files") != record["files"]:
+            write_record(self.done / f"{name}.record.json", record)
         self.checkpoint(name).remove()
+
+    def _record(self, name):
+        """What is recorded of this name, or None."""
+        try:
+            return read_record(self.done / f"{name}.record.json", Finished)
+        except FileError:
+            return None
 
     def finished(self, name):
         """The record of what is finished, or None where it is not, or where it or a file of it has changed."""
-        path = self.done / f"{name}.record.json"
-        try:
-            record = read_record(path, Finished) if path.is_file() else {"files": {name: "missing"}}
-        except FileError:
+        if (record := self._record(name)) is None:
             return None
         files = {self.done / name: digest for name, digest in record["files"].items()}
         return record if all(file.is_file() and sha256(file) == digest for file, digest in files.items()) else None
