@@ -1,4 +1,4 @@
-"""Judge a cell's distilled sets on every network of its list: `python -m stages evaluate CELL`."""
+"""Judge a cell's distilled sets on every network of its list: `python -m stages evaluate CELL`. Judged ones stay."""
 
 import time
 
@@ -7,14 +7,16 @@ import torch
 from lib.evaluation.accuracy import by_size, stack_accuracies, whole_set_accuracy
 from lib.evaluation.baselines import real_baselines
 from lib.evaluation.perturbation import perturbed_accuracies
+from lib.files import read_json, write_json
 from lib.records import write_metrics
-from lib.synthetic.initial import real_subsets
-from lib.synthetic.set import DistilledSet, load_set, stacked
+from lib.synthetic.set import stacked
 from lib.training.students import threads_for
 
+from .checkpoints import Workplace
 from .common import DISTILLED, EVALUATED, provenance, tracker
-from .distilled import sets_at
+from .distilled import sets_of
 from .how_far import say_how_far
+from .identity import inputs_of_evaluation
 from .inputs import device_of, experts_of, real_set
 
 
@@ -22,52 +24,50 @@ def stage(recipe, runtime):
     """Train fresh networks on each seed's set, and on the real images it started from, by the cell's protocol."""
     key, cell, device, protocol = recipe.key, recipe.cell, device_of(runtime), recipe.protocol
     real = real_set(cell, device)
-    sets = sets_of(cell, protocol, DISTILLED / cell.suite / key, real, device)
-    images, networks = len(sets["distilled"][0].x), protocol.num_nets * len(cell.distill.seeds)
-    threads_for(recipe.evaluate.nets, real.shape, images, networks, device)
+    folder, seeds, nets = DISTILLED / cell.suite / key, cell.distill.seeds, recipe.evaluate.nets
+    sets = sets_of(cell, protocol, folder, real, device)
+    images, networks = len(sets["distilled"][0].x), protocol.num_nets * len(seeds)
+    threads_for(nets, real.shape, images, networks, device)
     prov = provenance(device)
     print(f"{key}: {recipe.evaluate} {protocol}\n{prov}", flush=True)
     _, starts = experts_of(recipe, runtime, protocol.num_nets, device)
-    stacks, results, means = {kind: stacked(each) for kind, each in sets.items()}, {}, {}
+    stacks = {kind: stacked(each) for kind, each in sets.items()}
+    work = Workplace(*inputs_of_evaluation(recipe, sorted(folder.glob("*.safetensors"))))
+    missing = [net for net in nets if not work.finished(net)]
+    print(f"networks that are there: {[net for net in nets if net not in missing]}; to judge: {missing}", flush=True)
     with tracker("evaluate", key, {**vars(protocol), "dataset": cell.dataset}, prov) as track:
-        for net in recipe.evaluate.nets:
-            started, rows = time.monotonic(), {}
-            for kinds in by_size(stacks):
-                rows |= stack_accuracies(net, {kind: stacks[kind] for kind in kinds}, real, protocol, starts)
-            means[net] = {kind: round(row["accuracy"].mean().item(), 2) for kind, row in rows.items()}
-            for kind, row in rows.items():
-                track.log(0, {f"{net}/{kind}": row["accuracy"].mean().item()})
-                spread = (f"{name} {each.mean():.2f} % +- {each.std(correction=0):.2f}" for name, each in row.items())
-                print(f"{net:14} {kind:16} {', '.join(spread)}", flush=True)
-                rows[kind] = {name: each.tolist() for name, each in row.items()}  # [seed][network]; krr: [seed]
-            if recipe.evaluate.baselines:
-                cfg = cell.distill
-                rows["baselines"] = real_baselines(net, sets["distilled"], real, cfg, starts, protocol.num_nets)
-            if stacks["distilled"].start is not None:
-                rows["perturbed"] = perturbed_accuracies(net, sets["distilled"], real, 0)
-            if whole := vars(recipe).get("whole"):
-                accuracy = whole_set_accuracy(net, real, cell.distill.labels, whole)
-                rows["whole_set"] = {"accuracy": accuracy.tolist()}
-                means[net]["whole_set"] = round(accuracy.mean().item(), 2)
-                print(f"{net:14} {'whole_set':16} {accuracy.mean():.2f} %", flush=True)
-            results[net] = {**rows, "wall_s": round(time.monotonic() - started, 1)}
-    record = {"cell": key, "seeds": cell.distill.seeds, "nets": results, **prov}
-    write_metrics(EVALUATED / cell.suite / f"{key}.json", {"accuracy": means}, record)
+        for net in missing:
+            rows = judged(net, recipe, sets, stacks, real, starts)
+            track.log(0, {f"{net}/{kind}": value for kind, value in means(rows).items()})
+            write_json(path := work.done / f"{net}.json", rows)
+            work.finish(net, dict(prov), [path])
+    results = {net: read_json(work.done / f"{net}.json") for net in nets}
+    record = {"cell": key, "seeds": seeds, "nets": results, **prov}
+    accuracy = {net: {kind: round(mean, 2) for kind, mean in means(rows).items()} for net, rows in results.items()}
+    write_metrics(EVALUATED / cell.suite / f"{key}.json", {"accuracy": accuracy}, record)
     say_how_far(cell.suite)
 
 
-def sets_of(cell, protocol, folder, real, device):
-    """{kind: a DistilledSet of each seed}: distilled, of the best checkpoint where it was kept, and real images."""
-    kinds, seeds = {"distilled": "seed{}.safetensors", "best_checkpoint": "seed{}-best.safetensors"}, cell.distill.seeds
-    if cell.distill.select == "last":
-        del kinds["best_checkpoint"]
-    sets = {
-        kind: [load_set(path, real.shape, real.num_classes, device) for path in sets_at(folder, seeds, name)]
-        for kind, name in kinds.items()
-    }
-    subsets = [DistilledSet(*real_subsets(real, cell.distill, seed)) for seed in seeds]
-    for i, distilled in enumerate(sets["distilled"]):
-        if distilled.lr is not None:  # real images are trained on at the protocol's rate
-            lr = torch.full_like(distilled.lr, protocol.lr)
-            subsets[i] = subsets[i]._replace(lr=lr, start=distilled.start)
-    return {**sets, "real_subset": subsets}
+def judged(net, recipe, sets, stacks, real, starts):
+    """What a network's accuracies are on each kind of set, {kind: {"accuracy": [seed][network], ...}}, and the time."""
+    cfg, protocol, started, rows = recipe.cell.distill, recipe.protocol, time.monotonic(), {}
+    for kinds in by_size(stacks):
+        rows |= stack_accuracies(net, {kind: stacks[kind] for kind in kinds}, real, protocol, starts)
+    for kind, row in rows.items():
+        spread = (f"{name} {each.mean():.2f} % +- {each.std(correction=0):.2f}" for name, each in row.items())
+        print(f"{net:14} {kind:16} {', '.join(spread)}", flush=True)
+        rows[kind] = {name: each.tolist() for name, each in row.items()}  # krr: [seed]
+    if recipe.evaluate.baselines:
+        rows["baselines"] = real_baselines(net, sets["distilled"], real, cfg, starts, protocol.num_nets)
+    if stacks["distilled"].start is not None:
+        rows["perturbed"] = perturbed_accuracies(net, sets["distilled"], real, 0)
+    if whole := vars(recipe).get("whole"):
+        rows["whole_set"] = {"accuracy": whole_set_accuracy(net, real, cfg.labels, whole).tolist()}
+        print(f"{net:14} {'whole_set':16} {means(rows)['whole_set']:.2f} %", flush=True)
+    return {**rows, "wall_s": round(time.monotonic() - started, 1)}
+
+
+def means(rows):
+    """{kind of set: mean accuracy in percent} of what `judged` returns."""
+    kinds = [kind for kind, row in rows.items() if kind not in ("baselines", "perturbed", "wall_s")]
+    return {kind: torch.tensor(rows[kind]["accuracy"]).mean().item() for kind in kinds}

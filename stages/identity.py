@@ -24,6 +24,11 @@ def inputs_of_cell(recipe):
     return recipe.changed(cell=cell.changed(distill=cell.distill.changed(seeds=()))), inputs
 
 
+def inputs_of_evaluation(recipe, sets):
+    """What accuracies depend on: the recipe, the files that stand for the data, and those of the cell's sets."""
+    return recipe, [*inputs_of_cell(recipe)[1], *sets]
+
+
 def inputs_of_experts(recipe):
     """What an expert depends on: the recipe without how many there are, and the file that stands for the data."""
     fewest = recipe.changed(experts=recipe.experts.changed(count=1, held_out=0))

@@ -12,7 +12,9 @@ import time
 import pytest
 import yaml
 
-from .toy import CELL, ENV, copied, dvc, edit, started, states
+from lib.records import Evaluation, read_metrics
+
+from .toy import CELL, ENV, copied, dvc, edit, stages, started, states
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +95,33 @@ def test_a_further_seed_leaves_those_that_are_there(folder):
 
 
 def test_two_runs_at_once_end_without_corruption(folder):
-    edit(folder, lambda p: p["cells"][CELL]["evaluate"].update(nets=["kipconv2-w32"]))
+    edit(folder, lambda p: p["cells"][CELL]["evaluate"].update(nets=["conv2-w32", "kipconv2-w32"]))
     both = [started(folder, "repro", "report@digits") for _ in range(2)]
     outputs = [p.communicate(timeout=240)[0] for p in both]
     assert any(p.returncode == 0 for p in both), outputs
     assert all(p.returncode == 0 or "lock" in out.lower() for p, out in zip(both, outputs)), outputs
     assert "up to date" in dvc(folder, "repro", "report@digits")
     assert yaml.safe_load((folder / "dvc.lock").read_text())["stages"].keys() >= {f"evaluate@{CELL}", "report@digits"}
+
+
+def test_a_network_that_was_judged_before_the_end_is_not_judged_again(folder):
+    """What a kill between two networks leaves behind."""
+    out = folder / f"build/evaluate/digits/{CELL}.json"
+    before, (record,) = judged(out), (folder / ".checkpoints" / CELL).glob("*/done/kipconv2-w32.record.json")
+    assert (record.parent / "conv2-w32.record.json").exists()
+    record.unlink()
+    out.unlink()
+    output = stages(folder, "evaluate", CELL)
+    assert "networks that are there: ['conv2-w32']; to judge: ['kipconv2-w32']" in output
+    assert judged(out) == before and len(before) == 2
+
+
+def judged(path):
+    """{network: accuracies} of an evaluation's file, without times."""
+    return {
+        net: {kind: row for kind, row in rows.items() if kind != "wall_s"}
+        for net, rows in read_metrics(path, Evaluation)["nets"].items()
+    }
 
 
 def test_bad_parameters_stop_a_stage_before_any_compute(folder):
