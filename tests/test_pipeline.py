@@ -49,9 +49,8 @@ def test_clean_copy_runs_every_stage_of_the_suite_and_of_no_other(pipeline):
     memories = {row["memory"]: row["mean"] for row in results["continual"]}
     assert list(memories) == ["distilled", "random", "herding", "blocked"]
     assert memories["distilled"] != memories["blocked"], "the same images in another order"
-    assert [(row["trained_on"], row["updates"]) for row in results["membership"]] == [
-        (k, u) for k in ("distilled", "initial", "real") for u in (10, 20)
-    ]
+    attacked = [(row["trained_on"], row["updates"]) for row in results["membership"]]
+    assert attacked == [(kind, 10) for kind in ("distilled", "initial", "real")]
     assert all((folder / "reports/digits" / figure["file"]).stat().st_size > 200 for figure in results["figures"])
 
 
