@@ -173,7 +173,7 @@ def test_a_signal_ends_distill_which_saves_what_it_has(folder):
 def test_a_signal_ends_evaluate_with_one_line(folder):
     edit(folder, lambda p: p["protocols"]["digits"].update(steps=100000))
     process = run_stage(folder, "evaluate", CELL)
-    wait_for(lambda: said(process, "'device': "), process)
+    wait_for(lambda: said(process, "to judge: "), process)
     time.sleep(0.5)
     assert end(process, signal.SIGTERM) == "stopped by SIGTERM\n"
     undo(folder)
