@@ -121,6 +121,8 @@ def test_a_set_that_was_changed_in_place_is_refused_and_comes_back_with_the_same
     assert remedy == f"dvc repro distill@{CELL}"
     assert ran(dvc(folder, *remedy.split()[1:])) == [f"distill@{CELL}"]
     assert path.read_bytes() == good
+    assert dvc(folder, "repro", f"evaluate@{CELL}")
+    undo(folder)
 
 
 def wait_for(ready, process):
@@ -146,6 +148,9 @@ def said(process, words):
     return words in process.stdout.readline()
 
 
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+
+
 def end(process, number):
     """Send a signal -> what the process says until it ends, with the status of shells."""
     process.send_signal(number)
@@ -154,7 +159,7 @@ def end(process, number):
     return output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@BOTH
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at what a process has loaded")
 def test_a_signal_during_imports_ends_a_stage_with_one_line(folder, number):
     process = run_stage(folder, "distill", CELL)
@@ -162,20 +167,23 @@ def test_a_signal_during_imports_ends_a_stage_with_one_line(folder, number):
     assert end(process, number) == f"stopped by {number.name}\n"
 
 
-def test_a_signal_ends_distill_which_saves_what_it_has(folder):
+@BOTH
+def test_a_signal_ends_distill_which_saves_what_it_has(folder, number):
+    shutil.rmtree(folder / ".checkpoints" / CELL)
     edit(folder, lambda p: p["cells"][CELL]["distill"].update(steps=3000, eval_every=0))
     process = run_stage(folder, "distill", CELL)
     wait_for(lambda: list((folder / ".checkpoints" / CELL).glob("*/seed0.safetensors")), process)
-    assert end(process, signal.SIGINT).splitlines()[-1].endswith("of 3000; run it again to go on from there")
+    assert end(process, number).splitlines()[-1].endswith("of 3000; run it again to go on from there")
     undo(folder)
 
 
-def test_a_signal_ends_evaluate_with_one_line(folder):
+@BOTH
+def test_a_signal_ends_evaluate_with_one_line(folder, number):
     edit(folder, lambda p: p["protocols"]["digits"].update(steps=100000))
     process = run_stage(folder, "evaluate", CELL)
     wait_for(lambda: said(process, "to judge: "), process)
     time.sleep(0.5)
-    assert end(process, signal.SIGTERM) == "stopped by SIGTERM\n"
+    assert end(process, number) == f"stopped by {number.name}\n"
     undo(folder)
 
 

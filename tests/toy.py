@@ -41,7 +41,7 @@ def toy(params):
     params["cells"][MEMBERSHIP]["distill"] |= {"seeds": [0, 1], "steps": 10, "eval_every": 0}
     params["continual"][CONTINUAL]["blocked"] = True
     params["protocols"]["digits-memory"]["batch"] = 4
-    params["membership"][MEMBERSHIP] |= {"updates": [10], "shadows": 2}
+    params["membership"][MEMBERSHIP] |= {"updates": [10, 20], "shadows": 2}
     for name in ("digits", "digits-memory"):
         params["protocols"][name]["steps"] = 30
     params["runtime"]["checkpoint_minutes"] = 0.002
