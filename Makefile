@@ -2,9 +2,10 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SUITES := quickstart digits ablation reduced fast dd tdd frepo isa matching lowrank mtt edf
 
-.PHONY: quickstart tour test lint golden repro cost report ui clean
+.PHONY: quickstart tour test test-all lint golden repro cost report ui clean
 
 quickstart: .venv/installed ## ten distilled images, judged on three networks: a CPU, a minute
 	dvc repro report@quickstart
@@ -23,8 +24,11 @@ lint: .venv/installed ## rules and format of the code, by ruff
 	ruff check lib stages tests
 	ruff format --check lib stages tests
 
-test: .venv/installed ## all tests, two files at a time
-	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: .venv/installed ## all tests but the long ones, two files at a time
+	$(PYTEST) -m "not long"
+
+test-all: .venv/installed ## the long ones too: whole pipelines changed, killed, traced
+	$(PYTEST)
 
 golden: .venv/installed ## compare the numbers of toy-sized runs of everything with the stored ones: half a minute
 	OMP_NUM_THREADS=1 python -m tests.golden

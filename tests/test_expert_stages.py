@@ -30,7 +30,7 @@ CELL, ADAPTED = "digits-edf-digits-ipc1", "digits-dd-digits-ipc1-trained"
 @pytest.fixture(scope="module")
 def folder(project, tmp_path_factory):
     """A clone with one row of experts and two cells of it: EDF, and DD from trained networks that an attack turns."""
-    folder = toy.clone(project, tmp_path_factory.mktemp("experts") / "p")
+    folder = toy.untracked(toy.clone(project, tmp_path_factory.mktemp("experts") / "p"))
 
     def few(params):
         toy.keep_suites(params, "digits")
@@ -81,6 +81,7 @@ def folder(project, tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_experts_and_the_cells_of_them(folder):
     toy.dvc(folder, "repro", "report@digits")
     index = read_json(folder / "build/experts/digits/index.json")
@@ -186,6 +187,7 @@ def test_lost_and_damaged_experts_are_trained_again_alone_to_the_same_bits(folde
     assert times == {name: (done / f"expert000{name}.safetensors").stat().st_mtime_ns for name in (0, 3)}
 
 
+@pytest.mark.long
 def test_more_experts_join_those_that_are_there(folder):
     before = read_json(folder / "build/experts/digits/index.json")["experts"]
     toy.edit(folder, lambda params: params["experts"]["digits"].update(count=6))
@@ -221,7 +223,7 @@ def test_real_pictures_in_imagenets_layout(archives, project, tmp_path, monkeypa
     with tarfile.open(archives / "imagenette/imagenette2-224-subset.tar") as tar:
         tar.extractall(tmp_path, filter="data")
     monkeypatch.setitem(toy.ENV, "DISTILLERY_IMAGENET", str(tmp_path / "imagenette2-224"))
-    folder, key = toy.clone(project, tmp_path / "p"), "edf-edf-in1k_imagenette-ipc1"
+    folder, key = toy.untracked(toy.clone(project, tmp_path / "p")), "edf-edf-in1k_imagenette-ipc1"
 
     def few(params):
         toy.keep_suites(params, "edf")

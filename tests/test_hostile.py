@@ -106,6 +106,7 @@ def flip(path):
     path.chmod(0o444)
 
 
+@pytest.mark.long
 def test_a_set_that_was_changed_in_place_is_refused_and_comes_back_with_the_same_bits(folder):
     """In DVC's cache too: the file is one with the cache's, which DVC believes as long as it is read-only."""
     path, refused = folder / OUT / "seed0.safetensors", "seed0.safetensors: changed since its stage wrote it"
@@ -187,6 +188,7 @@ def test_a_signal_ends_evaluate_with_one_line(folder, number):
     undo(folder)
 
 
+@pytest.mark.long
 def test_a_stage_that_outlives_its_dvc_keeps_another_one_of_its_row_out(folder):
     edit(folder, lambda p: p["protocols"]["digits"].update(steps=100000))
     command = ["repro", f"evaluate@{CELL}"]

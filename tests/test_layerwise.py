@@ -88,6 +88,7 @@ def test_descent_is_the_general_unroll(name, shape, records, monkeypatch):
     assert x.grad.norm() > 0 and labels.grad is None
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_it_is_the_same(tmp_path, monkeypatch):
     # Its own cache: torch takes what was compiled for AVX-512 where ATEN_CPU_CAPABILITY says avx2, and gets NaN.

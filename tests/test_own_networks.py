@@ -335,6 +335,7 @@ def test_two_steps_of_distillation_move_the_set_and_it_trains_students(own, prep
     assert accuracy.mean() > 18, "chance is 10 %"
 
 
+@pytest.mark.long
 def test_dvc_notices_an_edit_of_the_users_file(finished, tmp_path):
     """A cell through real DVC; then a remark, then another network, in the file; then without the file."""
     folder = write_own(copied(finished[0], tmp_path / "copy"))

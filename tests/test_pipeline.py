@@ -17,7 +17,7 @@ from lib.data.preprocess import Preprocess
 from lib.data.real import load_arrays
 from lib.records import Evaluation, External, read_metrics
 
-from .toy import CELL, CELLS, CONTINUAL, ENV, MEMBERSHIP, TOUCHED, clone, copied, dvc, edit, ran, toy
+from .toy import CELL, CELLS, CONTINUAL, ENV, MEMBERSHIP, TOUCHED, clone, copied, dvc, edit, ran, toy, untracked
 from .toy import stages as run_stages
 from .toy import states as states_of
 
@@ -137,6 +137,7 @@ def test_runs_are_tracked_with_their_addresses(pipeline):
     assert re.fullmatch(r"[0-9a-f]{12}", tags[f"evaluate@{CELL}"]["git.commit"])
 
 
+@pytest.mark.long
 def test_changing_a_row_touches_that_rows_stages_only(pipeline):
     """And what was computed before comes out of DVC's cache when the change is taken back."""
     folder, _ = pipeline
@@ -161,7 +162,7 @@ def undo(folder):
 def test_another_clone_is_handed_the_results(pipeline, project, tmp_path):
     """A local remote: what is pushed with the run cache is not computed again, though the clone has no dvc.lock."""
     folder, _ = pipeline
-    other = clone(project, tmp_path / "other")
+    other = untracked(clone(project, tmp_path / "other"))
     for each in (folder, other):
         dvc(each, "remote", "add", "--default", "store", str(tmp_path / "store"), "--local")
     dvc(folder, "push", "--run-cache")
@@ -213,6 +214,7 @@ def test_a_change_of_form_is_accepted_a_changed_value_is_not(pipeline):
     undo(folder)
 
 
+@pytest.mark.long
 def test_a_changed_formula_runs_what_it_changes(pipeline):
     folder, _ = pipeline
     path = folder / "lib/methods/isa.py"
@@ -222,6 +224,7 @@ def test_a_changed_formula_runs_what_it_changes(pipeline):
     undo(folder)
 
 
+@pytest.mark.long
 def test_dvc_shows_what_an_experiment_changed_and_what_came_of_it(pipeline):
     folder, _ = pipeline
     target, key, means = f"evaluate@{CELL}", f"cells.{CELL}.distill.ipc", f"build/evaluate/digits/{CELL}.json"
@@ -275,6 +278,7 @@ def test_a_set_of_somebody_is_judged_and_on_the_page(pipeline):
     undo(folder)
 
 
+@pytest.mark.long
 def test_a_suite_of_ones_own_is_on_the_page_or_it_is_said_that_it_is_not(pipeline):
     folder, key = pipeline[0], "mine-frepo-digits-ipc1"
 

@@ -169,6 +169,7 @@ def test_imports_that_would_hide_code_are_refused(tmp_path, monkeypatch):
             fingerprint.Module("lib.bad", tmp_path / "lib/bad.py")
 
 
+@pytest.mark.long
 def test_what_stages_run_is_in_their_recipes(tmp_path, monkeypatch):
     """Every stage of suite digits, shortened, traced: each function that ran is one its recipe reached."""
     entries = {}

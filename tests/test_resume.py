@@ -52,6 +52,7 @@ def kill_after(folder, steps, command):
     process.wait()
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_it_ends_with_the_same_bits_as_a_forced_run_left_alone(folder):
     edit(folder, lambda p: p["cells"][CELL]["distill"].update(steps=300, eval_every=150))
     target, lots = f"distill@{CELL}", random.Random(0)
@@ -69,6 +70,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits_as_a_forced_run_lef
     assert "going on after step" not in output and distilled(folder) == interrupted
 
 
+@pytest.mark.long
 def test_a_further_seed_leaves_those_that_are_there(folder):
     """Nor does an option with an f in it pass for --force, here an experiment's name; the short form does."""
     target = f"distill@{CELL}"

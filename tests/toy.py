@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
+
+from lib.tracking import FOLDER
 
 ROOT = Path(__file__).parent.parent
 CELL, TOUCHED = "digits-frepo-digits-ipc1", "digits-isa-digits-ipc1"
@@ -121,6 +124,9 @@ def project_copy(folder):
     identity = (["config", "user.name", "test"], ["config", "user.email", "test@example.org"])
     for command in (["init", "-q", "-b", "main"], *identity, ["add", "-A"], ["commit", "-qm", "copy"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
+    # Compiled once for all stages of all copies; by the hash of the source, since a test may edit it within a second.
+    compileall = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "lib", "stages"]
+    subprocess.run(compileall, cwd=folder, check=True)
     return folder
 
 
@@ -129,6 +135,8 @@ def clone(project, folder):
     subprocess.run(["git", "clone", "-q", str(project), str(folder)], check=True)
     for key, value in (("user.name", "test"), ("user.email", "test@example.org")):
         subprocess.run(["git", "config", key, value], cwd=folder, check=True)
+    for compiled in project.rglob("__pycache__"):
+        shutil.copytree(compiled, folder / compiled.relative_to(project))
     return folder
 
 
@@ -143,4 +151,18 @@ def copied(folder, to):
         else:
             links[number] = shutil.copy2(source, target)
 
-    return Path(shutil.copytree(folder, to, copy_function=copy, ignore=shutil.ignore_patterns(".tracking")))
+    return untracked(Path(shutil.copytree(folder, to, copy_function=copy, ignore=shutil.ignore_patterns(FOLDER))))
+
+
+WRITERS = []
+
+
+def untracked(folder):
+    """Have this process be the writer of the folder's runs -> folder. It writes none.
+
+    A real one costs as much as a stage; `finished` and the tests of tracking have theirs.
+    """
+    (folder / FOLDER).mkdir()
+    WRITERS.append(FileLock(folder / FOLDER / "writer.lock"))
+    WRITERS[-1].acquire(timeout=0)
+    return folder
