@@ -18,7 +18,7 @@ ROOT = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # the user's repository,
 PREPARED, PREPROCESSING = Path("data/prepared"), Path("data/preprocessing")
 EXPERTS, DISTILLED, EVALUATED = (Path("build") / name for name in ("experts", "distill", "evaluate"))
 REPORTS = Path("reports")
-WHOLE = ("plan", "accept", "list", "show", "table")
+WHOLE = ("plan", "accept", "list", "show", "table", "fanout")
 RECIPES = {"cost": "report", "complexity": "prepare", "export": "evaluate"}  # whose they read
 
 

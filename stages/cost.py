@@ -30,25 +30,48 @@ def stage(recipe, runtime):
 
 def cost_of_experts(params, key, device):
     """The work of a row of experts and their room on the disk, as a sentence."""
+    if not (work := work_of_experts(params, key)):
+        return NOT_KNOWN
+    return f"{describe(*work[:4], rate_of('float32', device))}; {work[4] / 1e9:.1f} GB on disk"
+
+
+def work_of_experts(params, key):
+    """The FLOPs of an expert, 1, how many they are, their dtype, bytes on the disk of all; None if not known."""
     row = params.experts[key]
     source, shape = source_of(params, row), shape_of(vars(params), row)
-    if source is None:
-        return NOT_KNOWN
-    flops = expert_flops(row, shape, source["train"])
-    work = describe(flops, 1, row.count, "float32", rate_of("float32", device))
-    return f"{work}; {row.count * expert_bytes(row, shape, source['classes']) / 1e9:.1f} GB on disk"
+    if not source:
+        return None
+    size = row.count * expert_bytes(row, shape, source["classes"])
+    return expert_flops(row, shape, source["train"]), 1, row.count, "float32", size
 
 
 def cost_of_cell(params, key, device, repeats=9):
     """The work of a cell's distillation, all seeds, as a sentence. repeats: of the product that the rate is of."""
+    work = work_of_cell(params, key, device)
+    return describe(*work, rate_of(work[-1], device, repeats)) if work else NOT_KNOWN
+
+
+def work_of_cell(params, key, device):
+    """The FLOPs of a step of a cell's distillation, its steps, runs, dtype on this device; None if not known."""
     source = source_of(params, params.cells[key])
     if source is None:
-        return NOT_KNOWN
+        return None
     cell = with_precision(key, params.cells[key], device)
     cfg, shape = cell.distill, shape_of(vars(params), cell)
     flops = METHODS[cell.method].step_flops(cfg, shape, source["classes"] // cfg.class_steps)
-    rate, runs = rate_of(cfg.conv_dtype, device, repeats), len(cfg.seeds) * cfg.class_steps
-    return describe(flops, cfg.steps, runs, cfg.conv_dtype, rate)
+    return flops, cfg.steps, len(cfg.seeds) * cfg.class_steps, cfg.conv_dtype
+
+
+def cost_of_stages(params, names, device):
+    """The work of all that distil and train among these stages (STAGE@KEY), as a sentence."""
+    pairs = [name.partition("@")[::2] for name in names]
+    experts = [work for stage, key in pairs if stage == "experts" and (work := work_of_experts(params, key))]
+    works = [work for stage, key in pairs if stage == "distill" and (work := work_of_cell(params, key, device))]
+    works += [work[:4] for work in experts]
+    flops = sum(step * steps * runs for step, steps, runs, _ in works)
+    hours = sum(step * steps * runs / rate_of(dtype, device) for step, steps, runs, dtype in works) / 3600
+    least = f"at least {hours:.3g} hours of one {device.type.upper()} like this machine's"
+    return f"work: {flops / 1e15:.3g} PFLOP, {least}; experts on disk: {sum(w[4] for w in experts) / 1e9:.1f} GB"
 
 
 def source_of(params, row):

@@ -10,7 +10,7 @@ import yaml
 
 from lib.config.settings import ParamsError
 from lib.files import read_json
-from stages.__main__ import STAGES
+from stages.commands import STAGES
 from stages.list import stage as list_cells
 from stages.show import stage as show_cell
 

@@ -52,7 +52,8 @@ def test_lib_never_imports_stages():
     [
         ("mlflow", "lib/tracking.py"),
         ("tensorflow_datasets", "lib/data/prepare.py"),
-        ("dvc", "stages/force.py"),
+        ("dvc", "stages/fanout.py stages/force.py stages/stale.py"),
+        ("ray", "stages/fanout.py"),
         ("pydantic", "lib/config/models.py lib/config/load.py lib/records.py"),
     ],
 )
@@ -70,7 +71,8 @@ def test_methods_reach_neither_files_nor_tracking():
 def test_files_stay_small():
     lengths = {p: len(p.read_text().splitlines()) for p in FILES}
     assert not {p: n for p, n in lengths.items() if p.parent.name == "methods" and n > 200}
-    assert not {p: n for p, n in lengths.items() if p.parent.name == "stages" and n > 80}
+    limits = {"fanout": 200}  # all that knows Ray
+    assert not {p: n for p, n in lengths.items() if p.parent.name == "stages" and n > limits.get(p.stem, 80)}
 
 
 def test_no_pickle_is_ever_loaded():
