@@ -81,7 +81,6 @@ def folder(project, tmp_path_factory):
     return folder
 
 
-@pytest.mark.long
 def test_experts_and_the_cells_of_them(folder):
     toy.dvc(folder, "repro", "report@digits")
     index = read_json(folder / "build/experts/digits/index.json")
@@ -187,7 +186,6 @@ def test_lost_and_damaged_experts_are_trained_again_alone_to_the_same_bits(folde
     assert times == {name: (done / f"expert000{name}.safetensors").stat().st_mtime_ns for name in (0, 3)}
 
 
-@pytest.mark.long
 def test_more_experts_join_those_that_are_there(folder):
     before = read_json(folder / "build/experts/digits/index.json")["experts"]
     toy.edit(folder, lambda params: params["experts"]["digits"].update(count=6))
