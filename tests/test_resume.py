@@ -33,12 +33,13 @@ def checkpoint_step(folder):
     from lib.tensors import load_state
     from stages.identity import owner
 
-    found = list((folder / ".checkpoints" / CELL).glob("*/seed0.safetensors"))
-    try:
-        state = load_state(found[0], owner("seed0", found[0].parent.name)) if found else None
-        return state and state["progress"]["step"]
-    except (RuntimeError, FileError):  # replaced by the run between its being opened and being mapped
-        return None
+    found = (folder / ".checkpoints" / CELL).glob("*/seed0.safetensors*")  # a kill may leave the older one alone
+    for path in sorted(path for path in found if path.suffix in (".safetensors", ".older")):
+        try:
+            return load_state(path, owner("seed0", path.parent.name))["progress"]["step"]
+        except (RuntimeError, FileError):  # replaced by the run between its being opened and being mapped
+            continue
+    return None
 
 
 def kill_after(folder, steps, command):
