@@ -1,7 +1,9 @@
 """MLflow, and nothing but MLflow: a run per stage, written by a process of its own so that no stage waits for it.
 
-A stage appends lines of JSON to a file of its own in `.tracking/`. One writer for all stages puts them into MLflow, and
-ends when nothing has come for a while: importing MLflow takes longer than importing torch, so many stages share it.
+A stage appends lines of JSON to a file of its own in `.tracking/`, NAME.jsonl, and puts its artifacts into a folder
+NAME. One writer for all stages brings them to MLflow, and ends when nothing has come for a while: importing MLflow
+takes longer than importing torch, so many stages share it. DISTILLERY_TRACKING names another folder, which has no
+writer: on a cluster's worker, whose runs belong into the store of the machine that asked for them (`receive`).
 The metrics files are the record, MLflow is the browser: a server that is down costs a line of warning, and what was
 not written waits for the next writer. The store is `mlflow.db` at the repository's root unless MLFLOW_TRACKING_URI
 names another; files go to `mlartifacts/` there unless a server or a folder takes them.
@@ -13,6 +15,7 @@ in the midst of it leaves a database that MLflow refuses for ever; the next one 
 import importlib.util
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -35,13 +38,16 @@ class Tracker:
 
     def __init__(self, root, name, tags, params, experiment="distillery"):
         self.root, self.lock = Path(root).resolve(), threading.Lock()  # groups of experts log from threads of their own
-        folder = self.root / FOLDER
+        elsewhere = os.environ.get("DISTILLERY_TRACKING")
+        folder = Path(elsewhere) if elsewhere else self.root / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
         start = ["start", experiment, name, tags, {key: str(value)[:500] for key, value in params.items()}, producer()]
         (tmp := path.with_suffix(".tmp")).write_text(json.dumps(start) + "\n", encoding="utf-8")
         tmp.rename(path)  # the writer finds the file with its first line
         self.file = open(path, "a", encoding="utf-8")
+        if elsewhere:
+            return
         if importlib.util.find_spec("mlflow") is None:
             print("tracking: mlflow is not installed; the metrics files hold everything", file=sys.stderr)
             return
@@ -71,8 +77,11 @@ class Tracker:
             self.send("metric", f"{prefix}{key}", float(value), now, step)
 
     def artifact(self, path):
-        """Send the path of a file, which must stay where it is until the writer has read it."""
-        self.send("artifact", str(Path(path).resolve()))
+        """Send a copy of a file."""
+        folder = Path(self.file.name).with_suffix("")
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / Path(path).name)
+        self.send("artifact", f"{FOLDER}/{folder.name}/{Path(path).name}")
 
     def close(self, failed=False):
         self.send("status", "FAILED" if failed else "FINISHED")
@@ -89,6 +98,17 @@ def alive(pid, created):
         return psutil.Process(pid).create_time() == created
     except psutil.NoSuchProcess:
         return False
+
+
+def receive(root, files):
+    """Bring what stages sent on another machine, {path in DISTILLERY_TRACKING: bytes}, to this repository's MLflow."""
+    folder = (root := Path(root).resolve()) / FOLDER
+    for name in sorted(files, key=lambda name: name.endswith(".jsonl")):  # artifacts are there before what names them
+        (path := folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp := path.with_suffix(".tmp")).write_bytes(files[name])
+        tmp.rename(path)
+    if files and importlib.util.find_spec("mlflow"):
+        ensure_writer(root)
 
 
 def ensure_writer(root):
@@ -137,8 +157,8 @@ class Run:
                 self.start(*item)
             elif kind == "metric":
                 metrics.append(Metric(*item))
-            elif kind == "artifact" and Path(*item).is_file():
-                self.client.log_artifact(self.id, *item)
+            elif kind == "artifact" and (file := self.path.parents[1].joinpath(*item)).is_file():
+                self.client.log_artifact(self.id, str(file))
             elif kind == "status":
                 (self.status,) = item
         for first in range(0, len(metrics), BATCH):
@@ -147,6 +167,7 @@ class Run:
             return False
         self.client.set_terminated(self.id, self.status or "KILLED")  # a stage that ended without a word was killed
         self.path.unlink()
+        shutil.rmtree(self.path.with_suffix(""), ignore_errors=True)
         return True
 
     def start(self, experiment, name, tags, params, _):

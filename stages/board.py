@@ -9,15 +9,21 @@ class Board:
     """What the stages that run say, for the table: {name: (since, where, its latest line)}."""
 
     def __init__(self):
-        self.lines = {}
+        self.lines, self.runs = {}, []
 
     def say(self, name, place, line):
         since = self.lines.pop(name, (time.time(),))[0]
         if line is not None:
             self.lines[name] = since, place, line
 
+    def keep(self, files):
+        """Keep what a stage has sent for MLflow, {path: bytes}."""
+        self.runs += [files] if files else []
+
     def read(self):
-        return self.lines
+        """-> the lines, and what has been sent for MLflow since the last call."""
+        runs, self.runs = self.runs, []
+        return self.lines, runs
 
 
 def table(lines, ended, count):

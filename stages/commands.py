@@ -5,6 +5,8 @@ import ast
 import os
 from pathlib import Path
 
+from .parts import part
+
 CELL = ("cells", "digits-frepo-digits-ipc1")
 STAGES = {  # the table of params.yaml that a stage's key is of, and a key for the help
     "plan": None,
@@ -29,21 +31,20 @@ STAGES = {  # the table of params.yaml that a stage's key is of, and a key for t
     "fanout": None,
 }
 COUNT = {"type": int, "metavar": "N"}
+PART = {"--part": {"type": part, "metavar": "I/N", "help": "one of N shares of the work, to run side by side, as 2/4"}}
 OPTIONS = {  # of a command, beside its key: arguments of its `stage`
     "export": {
         "--to": {"choices": ("folder", "npz", "safetensors"), "required": True, "help": "folder: class folders of PNG"},
         "--out": {"metavar": "DIR", "help": "a new folder; build/export/CELL-seedN-FORMAT where none is named"},
         "--seed": COUNT | {"help": "of the cell; its first where none is named"},
     },
+    "distill": PART,
+    "experts": PART,
     "list": {
         f"--{name}": {"help": f"only the cells of this {name}"} for name in ("suite", "method", "dataset", "state")
     },
     "fanout": {
-        "targets": {
-            "nargs": "*",
-            "metavar": "TARGET",
-            "help": "a suite, or STAGE@KEY; all that is stale where none is named",
-        },
+        "targets": {"nargs": "*", "metavar": "TARGET", "help": "suites and STAGE@KEY; else all that is stale"},
         "--dry": {"action": "store_true", "help": "say what would run, and what it costs; run nothing"},
         "--address": {"help": "of a Ray cluster (auto, ray://HOST:10001); this machine alone where none is named"},
         "--remote": {"metavar": "NAME", "help": "DVC's remote by which several machines share results"},

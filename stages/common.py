@@ -39,7 +39,8 @@ def run(stage, name, key=None, **options):
         recipe, runtime = read_recipe(RECIPES.get(name, name), key), Settings.of(read_json(PLAN / "runtime.json"))
         runtime = runtime.changed(**{key: own_path(getattr(runtime, key)) for key in ("archives", "imagenet_dir")})
         gc.enable()  # __main__.py turned it off
-        with alone(name, key) if name not in RECIPES else nullcontext():
+        share = f" part {'-'.join(map(str, options['part']))}" if options.get("part") else ""
+        with alone(name, key + share) if name not in RECIPES else nullcontext():
             return stage(recipe, runtime, **options)
 
 

@@ -51,27 +51,15 @@ def cost_of_cell(params, key, device, repeats=9):
     return describe(*work, rate_of(work[-1], device, repeats)) if work else NOT_KNOWN
 
 
-def work_of_cell(params, key, device):
-    """The FLOPs of a step of a cell's distillation, its steps, runs, dtype on this device; None if not known."""
+def work_of_cell(params, key, device=None):
+    """The FLOPs of a step of a cell's distillation, its steps, runs, dtype (on a device); None if not known."""
     source = source_of(params, params.cells[key])
     if source is None:
         return None
-    cell = with_precision(key, params.cells[key], device)
+    cell = with_precision(key, params.cells[key], device) if device else params.cells[key]
     cfg, shape = cell.distill, shape_of(vars(params), cell)
     flops = METHODS[cell.method].step_flops(cfg, shape, source["classes"] // cfg.class_steps)
     return flops, cfg.steps, len(cfg.seeds) * cfg.class_steps, cfg.conv_dtype
-
-
-def cost_of_stages(params, names, device):
-    """The work of all that distil and train among these stages (STAGE@KEY), as a sentence."""
-    pairs = [name.partition("@")[::2] for name in names]
-    experts = [work for stage, key in pairs if stage == "experts" and (work := work_of_experts(params, key))]
-    works = [work for stage, key in pairs if stage == "distill" and (work := work_of_cell(params, key, device))]
-    works += [work[:4] for work in experts]
-    flops = sum(step * steps * runs for step, steps, runs, _ in works)
-    hours = sum(step * steps * runs / rate_of(dtype, device) for step, steps, runs, dtype in works) / 3600
-    least = f"at least {hours:.3g} hours of one {device.type.upper()} like this machine's"
-    return f"work: {flops / 1e15:.3g} PFLOP, {least}; experts on disk: {sum(w[4] for w in experts) / 1e9:.1f} GB"
 
 
 def source_of(params, row):

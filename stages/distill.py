@@ -18,10 +18,11 @@ from .checkpoints import Workplace
 from .common import DISTILLED, provenance, tracker
 from .identity import inputs_of_cell
 from .inputs import device_of, experts_of, real_set, start_of, with_precision
+from .parts import share
 from .signals import stop_on_signals
 
 
-def stage(recipe, runtime):
+def stage(recipe, runtime, part=None):
     """Distil one cell of params.yaml into OUT/seedN.safetensors, history.json and a gallery."""
     device = device_of(runtime)
     recipe = recipe.changed(cell=with_precision(recipe.key, recipe.cell, device))
@@ -31,21 +32,21 @@ def stage(recipe, runtime):
     flops = METHODS[cell.method].step_flops(cfg, real.shape, real.num_classes // cfg.class_steps)
     use_threads(flops, device)
     work, prov = Workplace(*inputs_of_cell(recipe)), provenance(device) | {"conv_dtype": cfg.conv_dtype}
-    print(f"{key}: {cell}\n{prov}", flush=True)
-    missing = [seed for seed in cfg.seeds if not work.finished(f"seed{seed}")]
-    print(f"seeds that are there: {sorted({*cfg.seeds} - {*missing})}; to distil: {missing}", flush=True)
-    rate, stop = cost.matmul_rate(cfg.conv_dtype, device, 1), stop_on_signals()
-    print(cost.describe(flops, cfg.steps, len(missing) * cfg.class_steps, cfg.conv_dtype, rate), flush=True)
+    seeds = share(cfg.seeds, part)
+    missing = [seed for seed in seeds if not work.finished(f"seed{seed}")]
+    there = f"seeds that are there: {sorted({*seeds} - {*missing})}; to distil: {missing}"
+    runs, rate, stop = len(missing) * cfg.class_steps, cost.matmul_rate(cfg.conv_dtype, device, 1), stop_on_signals()
+    print(f"{key}: {cell}\n{prov}\n{there}\n{cost.describe(flops, cfg.steps, runs, cfg.conv_dtype, rate)}", flush=True)
     with tracker("distill", key, {**vars(cfg), "dataset": cell.dataset}, prov) as track:
         for seed in missing:
-            steps = range(cfg.class_steps)
-            done = [one_run(recipe, runtime, seed, step, real, work, track, stop) for step in steps]
+            done = [one_run(recipe, runtime, seed, i, real, work, track, stop) for i in range(cfg.class_steps)]
             path = work.done / f"seed{seed}.safetensors"
             files = [*save_seed(path, done, cell=key, seed=seed), save_preview(path, [last for last, _ in done], real)]
             work.finish(f"seed{seed}", {"runs": [progress.record() for _, progress in done], **prov}, files)
             track.artifact(files[-1])
-    seeds = dict(zip(map(str, cfg.seeds), work.deliver([f"seed{seed}" for seed in cfg.seeds], out)))
-    write_record(out / "history.json", {"cell": key, "identity": work.identity, "seeds": seeds})
+    if not part:
+        seeds = dict(zip(map(str, seeds), work.deliver([f"seed{seed}" for seed in seeds], out)))
+        write_record(out / "history.json", {"cell": key, "identity": work.identity, "seeds": seeds})
 
 
 def one_run(recipe, runtime, seed, step, real, work, track, stop):
@@ -59,8 +60,7 @@ def one_run(recipe, runtime, seed, step, real, work, track, stop):
 
     def accuracy():
         x, y, lr, start = stacked([rendered(syn.snapshot())])
-        start = starts if start is None else start
-        return evaluate(recipe.net, x, y, real, protocol, name, lr, start).mean().item()
+        return evaluate(recipe.net, x, y, real, protocol, name, lr, starts if start is None else start).mean().item()
 
     def log(step, metrics):
         track.log(step, metrics, f"seed{name}/")

@@ -18,6 +18,7 @@ from .checkpoints import Workplace
 from .common import EXPERTS, provenance, tracker
 from .identity import inputs_of_experts
 from .inputs import device_of, real_set
+from .parts import share
 from .signals import stop_on_signals
 
 
@@ -28,7 +29,7 @@ def devices_of(runtime):
     return [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if several else [device]
 
 
-def stage(recipe, runtime):
+def stage(recipe, runtime, part=None):
     """Write OUT/expertN.safetensors, each one's snapshots, and OUT/index.json with checksums and learning curves."""
     key, cfg, devices = recipe.key, recipe.experts, devices_of(runtime)
     real, epochs = real_set(cfg, devices[0]), epochs_kept(cfg)
@@ -36,9 +37,11 @@ def stage(recipe, runtime):
     prov = provenance(devices[0])
     work, stop = Workplace(*inputs_of_experts(recipe)), stop_on_signals()
     names = [expert_name(number) for number in range(cfg.count)]
-    missing = [number for number, name in enumerate(names) if not work.finished(name)]
+    groups = share(range(0, cfg.count, cfg.together), part)  # the number of each one's first expert
+    mine = [number for number in range(cfg.count) if number - number % cfg.together in groups]
+    missing = [number for number in mine if not work.finished(names[number])]
     firsts = sorted({number - number % cfg.together for number in missing})  # of the groups to train
-    print(f"{key}: {cfg}\n{prov}\n{cfg.count - len(missing)} expert(s) are there; to train: {missing}", flush=True)
+    print(f"{key}: {cfg}\n{prov}\n{len(mine) - len(missing)} expert(s) are there; to train: {missing}", flush=True)
     flops, rate = expert_flops(cfg, real.shape, len(real.train_y)), cost.matmul_rate("float32", devices[0], 1)
     print(cost.describe(flops, 1, len(firsts) * cfg.together, "float32", rate), flush=True)
     disk = len(missing) * expert_bytes(cfg, real.shape, real.num_classes) / 2**20
@@ -67,6 +70,6 @@ def stage(recipe, runtime):
                 record = {split: [percents[i] for percents in curve] for split, curve in curves.items()}
                 work.finish(path.stem, {**record, **prov}, [path])
             checkpoint.remove()
-    out = EXPERTS / key
-    meta = {"net": cfg.net, "shape": list(real.shape), "num_classes": real.num_classes, "epochs": epochs}
-    save_index(out, work.deliver(names, out), identity=work.identity, **meta)
+    if not part:
+        meta = {"net": cfg.net, "shape": list(real.shape), "num_classes": real.num_classes, "epochs": epochs}
+        save_index(EXPERTS / key, work.deliver(names, EXPERTS / key), identity=work.identity, **meta)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import torch
 
@@ -13,7 +15,8 @@ from lib.training.trajectories import INDEX
 
 from .common import EXPERTS, PREPROCESSING, ROOT
 
-CHECKPOINTS = ROOT / ".checkpoints"  # outside of what DVC hashes and removes
+# Outside of what DVC hashes and removes; a folder that machines share, so that one goes on with what another began.
+CHECKPOINTS = ROOT / Path(os.environ.get("DISTILLERY_CHECKPOINTS") or ".checkpoints").expanduser()
 
 
 def inputs_of_cell(recipe):

@@ -7,7 +7,7 @@ from lib.config.settings import ParamsError
 
 
 def stale(targets):
-    """The stale stages that the targets (suites, or STAGE@KEY) need -> {address: the stale ones before it}, in order.
+    """The stale stages that the targets (suites, or STAGE@KEY) need -> {address: all stages before it}, in order.
 
     All stages where no target is named. The plan is brought up to date first. ParamsError for an unknown target.
     """
@@ -26,7 +26,7 @@ def stale(targets):
     wanted, waits = {each.addressing for part in parts for each in part} - {"plan"}, {}
     for each in reversed([*topological_sort(graph)]):  # an edge goes from a stage to one that it needs
         name = each.addressing
-        before = [other.addressing for other in graph.successors(each) if other.addressing in waits]
-        if name in wanted and (name in changed or before):
+        before = [other.addressing for other in graph.successors(each)]
+        if name in wanted and (name in changed or waits.keys() & before):
             waits[name] = before
     return waits

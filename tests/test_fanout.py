@@ -2,18 +2,20 @@
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 
 import psutil
 import pytest
 import yaml
 
-from .toy import ENV, ROOT, clone, commit, dvc, edit, ran, toy
+from .toy import CELLS, ENV, MEMBERSHIP, ROOT, clone, commit, dvc, edit, ran, toy, tracked
 
+PASSED = ("XDG_CACHE_HOME", "DISTILLERY_CHECKPOINTS")
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip install 'ray>=2.50'")
 
 
@@ -34,7 +36,7 @@ def cluster(tmp_path, monkeypatch, *nodes):
 
 def fanout(folder, *args):
     """-> (exit status, all that it prints)"""
-    env = ENV | {"PYTHONPATH": str(ROOT), **{k: v for k, v in os.environ.items() if k == "XDG_CACHE_HOME"}}
+    env = ENV | {"PYTHONPATH": str(ROOT), **{k: v for k, v in os.environ.items() if k in PASSED}}
     command = [sys.executable, "-m", "stages", "fanout", *args]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
@@ -43,7 +45,8 @@ def fanout(folder, *args):
 def ends(output):
     """{stage: how it ended}"""
     return {
-        name: end for end, name in re.findall(r"^(done|restored|unchanged|failed|not run) +(\S+@\S+)", output, re.M)
+        name: end
+        for end, name in re.findall(r"^(done|restored|unchanged|failed|not run) +(\S+@\S+(?: \d+/\d+)?)", output, re.M)
     }
 
 
@@ -59,7 +62,7 @@ def stubs(tmp_path):
             name: {"before": f"out/{before}" if before else "params.yaml", "name": name, "command": command}
             for name, (command, before) in table.items()
         }
-        do = {"cmd": "${item.command} && echo ${item.name} > out/${item.name}"}
+        do = {"cmd": "mkdir -p out && ${item.command} && echo ${item.name} > out/${item.name}"}
         do |= {"deps": ["${item.before}"], "outs": ["out/${item.name}"]}
         plan = {"cmd": "true", "deps": ["params.yaml"]}
         (folder / "dvc.yaml").write_text(
@@ -161,24 +164,116 @@ def test_what_a_dead_worker_had_runs_again(stubs, tmp_path, monkeypatch):
     assert not psutil.pid_exists(first) and len((folder / "out/b.pids").read_text().split()) == 1
 
 
-@needs_ray
-@pytest.mark.long
-def test_two_machines_give_the_bits_of_one(project, finished, tmp_path, monkeypatch):
-    """The toy suite on a cluster of two nodes: every stage once, on both, and at last here, where nothing is stale."""
-    folder, serial = clone(project, tmp_path / "head"), finished[0]
+@pytest.fixture
+def head(project, tmp_path):
+    """A committed clone with the toy suite, and a remote of DVC's, `store`, in a folder."""
+    folder = clone(project, tmp_path / "head")
     edit(folder, toy)
     commit(folder)
     dvc(folder, "remote", "add", "--local", "store", str(tmp_path / "store"))
-    code, output = fanout(folder, "digits", "--remote", "store")
+    return folder
+
+
+def equal_sets(folder, serial):
+    """Whether all sets of the folder have the bits of those of a serial run -> how many there are."""
+    sets = sorted(path.relative_to(folder) for path in (folder / "build/distill").rglob("seed*.safetensors"))
+    assert all((folder / path).read_bytes() == (serial / path).read_bytes() for path in sets)
+    return len(sets)
+
+
+@needs_ray
+@pytest.mark.long
+def test_two_machines_give_the_bits_of_one(head, finished, tmp_path, monkeypatch):
+    """The toy suite on a cluster of two nodes: every stage once, on both, and at last here, where nothing is stale."""
+    code, output = fanout(head, "digits", "--remote", "store")
     assert code == 1 and "the last commit is not at origin, where the workers would look for it" in output
-    subprocess.run(["git", "remote", "remove", "origin"], cwd=folder, check=True)
+    subprocess.run(["git", "remote", "remove", "origin"], cwd=head, check=True)
     with cluster(tmp_path, monkeypatch, {"num_cpus": 1}, {"num_cpus": 1}) as (made, _):
-        code, output = fanout(folder, "digits", "--address", made.address, "--remote", "store")
+        code, output = fanout(head, "digits", "--address", made.address, "--remote", "store")
     assert code == 0 and {*ends(output).values()} == {"done"}, output
     assert len({*re.findall(r"[0-9a-f]{12}-[0-9a-f]{12}\b", " ".join(os.listdir(tmp_path / "cache/distillery")))}) == 2
-    assert ran(dvc(folder, "repro", "report@digits")) == []
-    sets = sorted(path.relative_to(serial) for path in (serial / "build/distill").rglob("seed*.safetensors"))
-    assert sets and all((folder / path).read_bytes() == (serial / path).read_bytes() for path in sets)
+    assert ran(dvc(head, "repro", "report@digits")) == []
+    assert equal_sets(head, finished[0]) == len([*(finished[0] / "build/distill").rglob("seed*.safetensors")]) > 4
+    tracked(head)  # what the nodes sent is in the store here, pictures too
+    with closing(sqlite3.connect(head / "mlflow.db")) as database:
+        runs = {name for (name,) in database.execute("SELECT name FROM runs WHERE status = 'FINISHED'")}
+    assert runs == {
+        name for name in ends(output) if name.startswith(("distill", "evaluate", "continual", "membership"))
+    }
+    assert len([*head.glob("mlartifacts/*/artifacts/seed0.png")]) == len(CELLS)
+
+
+@needs_ray
+@pytest.mark.long
+def test_seeds_of_a_cell_on_two_machines(head, finished, tmp_path, monkeypatch):
+    """By a folder for checkpoints that both use: a seed on each, joined by the stage, whose sets have the same bits."""
+    subprocess.run(["git", "remote", "remove", "origin"], cwd=head, check=True)
+    monkeypatch.setenv("DISTILLERY_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    name = f"distill@{MEMBERSHIP}"
+    with cluster(tmp_path, monkeypatch, {"num_cpus": 1}, {"num_cpus": 1}) as (made, _):
+        code, output = fanout(head, name, "--address", made.address, "--remote", "store")
+    ended = ends(output)
+    assert code == 0 and {*ended.values()} == {"done"} and {f"{name} 1/2", f"{name} 2/2", name} < {*ended}, output
+    assert equal_sets(head, finished[0]) == 2
+
+
+@needs_ray
+@pytest.mark.long
+def test_what_a_dead_machine_had_runs_on_another(stubs, tmp_path, monkeypatch):
+    """A node is killed in the midst of its stage; the stage runs again on the other, and all ends well."""
+    folder = stubs({name: (f"hostname >> {tmp_path}/{name}.log && sleep 8", None) for name in "abc"})
+    commit_all(folder)
+    dvc(folder, "remote", "add", "--local", "store", str(tmp_path / "store"))
+    with cluster(tmp_path, monkeypatch, {"num_cpus": 1}, {"num_cpus": 1}) as (made, (_, other)):
+        command = [sys.executable, "-m", "stages", "fanout", "--address", made.address, "--remote", "store"]
+        env = ENV | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
+        pipe = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        run = subprocess.Popen(command, cwd=folder, env=env, **pipe)
+        while len([*tmp_path.glob("[abc].log")]) < 2:
+            assert run.poll() is None, run.stdout.read()
+            time.sleep(0.1)
+        made.remove_node(other, allow_graceful=False)
+        output = run.communicate(timeout=180)[0]
+    assert run.returncode == 0 and ends(output) == {f"evaluate@{name}": "done" for name in "abc"}, output
+    assert sum(len(path.read_text().split()) for path in tmp_path.glob("[abc].log")) == 4, "one of them twice"
+    assert dvc(folder, "status").strip().endswith("up to date.")
+
+
+@needs_ray
+@pytest.mark.long
+def test_a_remote_that_cannot_be_used_is_refused(stubs, tmp_path):
+    folder = stubs({"a": ("true", None)})
+    commit_all(folder)
+    for url, words in (
+        ("http://127.0.0.1:1/store", "run-cache is not supported for http"),
+        ("ssh://127.0.0.1/store", ".*requires 'dvc-ssh' to be installed"),
+    ):
+        dvc(folder, "remote", "add", "--force", "--local", "lost", url)
+        code, output = fanout(folder, "--remote", "lost")
+        assert code == 1 and "Traceback" not in output, output
+        assert re.search(f"^error: fanout: the remote lost cannot be used: {words}", output, re.M), output
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder with room for 64 kB."""
+    (folder := tmp_path / "disk").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@needs_ray
+@pytest.mark.long
+def test_a_full_disk_of_a_worker_fails_its_stages_in_words(stubs, tmp_path, monkeypatch, small_disk):
+    folder = stubs({"a": ("true", None)})
+    commit_all(folder)
+    dvc(folder, "remote", "add", "--local", "store", str(tmp_path / "store"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
+    code, output = fanout(folder, "--remote", "store")
+    assert code == 1 and re.search(r"^failed: evaluate@a: on node \w+, in .*:$", output, re.M), output
+    assert "No space left on device" in output and "Traceback" not in output, output
 
 
 def test_without_ray_it_says_what_to_install():

@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from ..augment import augmented
 from ..networks import build
+from ..progress import progress_bar
 from ..rng import class_minibatches, generator
 from .compute import CUDA_NUMBERS, forward_flops, images_per_pass, use_threads, widest_layer
 from .losses import cross_entropy, predicted, squared_error
@@ -133,7 +134,10 @@ class Students:
                 optimizer = torch.optim.SGD(leaves.values(), rate, SGD_MOMENTUM, weight_decay=SGD_DECAY, fused=True)
             chunks.append((chunk, leaves, optimizer, rate))
         self.template.train()
-        for step, indices in enumerate(self._batches(n, batch, y.shape[2], protocol, gen)):
+        updates = self._batches(n, batch, y.shape[2], protocol, gen)
+        count, networks = protocol.epochs * per_epoch + protocol.steps, f"{len(self)} networks {self.net}"
+        updates = progress_bar(updates, total=count, desc=networks, unit="update", delay=30, leave=False)
+        for step, indices in enumerate(updates):
             batch_x, batch_y = x[self.set_of[:, None], indices], y[self.set_of[:, None], indices]
             batch_x = augmented(protocol.augment, batch_x, gen, host)
             for chunk, leaves, optimizer, rate in chunks:

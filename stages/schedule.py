@@ -1,0 +1,68 @@
+"""What stages cost that run side by side: their work, and the least time that it takes on one device and on several."""
+
+import collections
+import heapq
+
+from .cost import rate_of, work_of_cell, work_of_experts
+from .parts import with_parts
+
+H100 = {"float32": 67e12, "bfloat16": 989e12, "fast": 989e12}  # FLOP/s of its data sheet, dense, SXM
+GPUS = (1, 8, 64)
+
+
+def cost_of_stages(params, waits, device=None):
+    """The work of all that distil and train among the stages {STAGE@KEY: those before it}, in sentences.
+
+    device: this machine's, where they run here. Where FLOPs are not known, of a folder of the user's, they count as 0.
+    """
+    works = {name: work for name in waits if (work := work_of(params, name, device))}
+    disk = sum(work[4] for name, work in works.items() if name.startswith("experts@")) / 1e9
+    text = f"work: {sum(map(flops_of, works.values())) / 1e15:.3g} PFLOP; experts on disk: {disk:.1f} GB"
+    if device:
+        here = sum(flops_of(work) / rate_of(work[3], device) for work in works.values()) / 3600
+        text += f"\ntime: at least {here:.3g} hours of one {device.type.upper()} like this machine's"
+    seconds = {name: flops_of(work) / H100[work[3]] for name, work in works.items()}
+    least = [makespan(*divided(with_parts(params, waits, gpus), seconds), gpus) / 3600 for gpus in GPUS]
+    hours = ", ".join(f"{each:.3g}" for each in least)
+    return f"{text}\non {', '.join(map(str, GPUS))} H100s at the peak of their data sheet: at least {hours} hours"
+
+
+def work_of(params, name, device):
+    """(FLOPs of a step, steps, runs, dtype, ...) of a stage that distils or trains experts; None of another."""
+    stage, _, key = name.partition("@")
+    if stage == "experts":
+        return work_of_experts(params, key)
+    return work_of_cell(params, key, device) if stage == "distill" else None
+
+
+def flops_of(work):
+    return work[0] * work[1] * work[2]
+
+
+def divided(waits, seconds):
+    """The same stages and parts, and {each: its seconds}. Parts share the time of their stage, which then has none."""
+    times = {name: seconds.get(name, 0) for name in waits}
+    for name in (name for name in waits if " " in name):
+        stage, _, part = name.partition(" ")
+        times[name], times[stage] = seconds[stage] / int(part.partition("/")[2]), 0
+    return waits, times
+
+
+def makespan(waits, seconds, slots):
+    """Seconds until all have ended, if each starts on the first free one of `slots` after those before it."""
+    missing = {name: sum(each in waits for each in before) for name, before in waits.items()}
+    after, ready = collections.defaultdict(list), collections.deque(name for name in waits if not missing[name])
+    for name, before in waits.items():
+        for each in before:
+            after[each].append(name)
+    now, running = 0.0, []
+    while ready or running:
+        while ready and len(running) < slots:
+            name = ready.popleft()
+            heapq.heappush(running, (now + seconds[name], name))
+        now, ended = heapq.heappop(running)
+        for name in after[ended]:
+            missing[name] -= 1
+            if not missing[name]:
+                ready.append(name)
+    return now

@@ -1,0 +1,60 @@
+"""The least time that stages take side by side: closed forms, and Graham's bounds on drawn graphs."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from lib.config.load import load_params
+from stages.schedule import H100, cost_of_stages, divided, flops_of, makespan, work_of
+
+
+def test_closed_forms():
+    many = {f"s{i}": [] for i in range(10)}
+    assert makespan({}, {}, 4) == 0
+    assert makespan(many, dict.fromkeys(many, 3.0), 1) == 30
+    assert makespan(many, dict.fromkeys(many, 3.0), 4) == 9, "four, four, two"
+    chain = {f"s{i}": [f"s{i - 1}"] for i in range(5)}  # what the first one needs is there
+    assert makespan(chain, dict.fromkeys(chain, 2.0), 8) == 10
+    joined = {"a": [], "b": [], "c": ["a", "b"]}
+    assert makespan(joined, {"a": 1.0, "b": 5.0, "c": 2.0}, 2) == 7
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_between_grahams_bounds(seed):
+    draw = random.Random(seed)
+    waits, seconds, path = {}, {}, {}
+    for i in range(40):
+        waits[i] = draw.sample(range(i), min(i, draw.randrange(3)))
+        seconds[i] = draw.choice([0, 1, 5, 20]) * draw.random()
+        path[i] = seconds[i] + max((path[each] for each in waits[i]), default=0)
+    for slots in (1, 3, 7):
+        share, longest = sum(seconds.values()) / slots, max(path.values())
+        least = makespan(waits, seconds, slots)
+        assert max(share, longest) - 1e-9 <= least <= share + longest + 1e-9
+
+
+def test_parts_share_the_time_of_their_stage():
+    waits = {
+        "distill@a 1/2": [],
+        "distill@a 2/2": [],
+        "distill@a": ["distill@a 1/2", "distill@a 2/2"],
+        "evaluate@a": [],
+    }
+    _, times = divided(waits, {"distill@a": 10.0})
+    assert times == {"distill@a 1/2": 5.0, "distill@a 2/2": 5.0, "distill@a": 0, "evaluate@a": 0}
+    assert makespan(waits, times, 2) == 5 and makespan(waits, times, 1) == 10
+
+
+def test_the_work_of_the_grid():
+    params = load_params()
+    name, experts = "distill@mtt-mtt-cifar10-ipc1", "experts@cifar10-zca"
+    assert experts.partition("@")[2] in params.experts
+    waits = {experts: [], name: [experts], "evaluate@mtt-mtt-cifar10-ipc1": [name]}
+    works = [work_of(params, each, None) for each in (experts, name)]
+    assert work_of(params, "evaluate@mtt-mtt-cifar10-ipc1", None) is None
+    hours = sum(flops_of(work) / H100[work[3]] for work in works) / 3600
+    text = cost_of_stages(params, waits)
+    assert f"work: {sum(map(flops_of, works)) / 1e15:.3g} PFLOP" in text and "time:" not in text
+    assert f"on 1, 8, 64 H100s at the peak of their data sheet: at least {hours:.3g}, " in text
+    assert cost_of_stages(SimpleNamespace(), {"evaluate@a": []}).startswith("work: 0 PFLOP")
