@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from configobj import ConfigObj
+
 from lib.config.settings import ParamsError
 
 
@@ -22,12 +24,13 @@ def origin(remote):
     if remote not in known:
         raise ParamsError(f"fanout: found --remote {remote}; DVC has {known}; `dvc remote add NAME URL` makes one")
     try_remote(remote)
-    local = Path(".dvc/config.local")
     if (pushed := "origin" in out("git", "remote").split()) and not out("git", "branch", "-r", "--contains", "HEAD"):
         raise ParamsError("fanout: the last commit is not at origin, where the workers would look for it; `git push`")
     url = out("git", "remote", "get-url", "origin") if pushed else str(Path.cwd())
-    config = local.read_text(encoding="utf-8") if local.is_file() else ""
-    return {"url": url, "commit": out("git", "rev-parse", "HEAD"), "remote": remote, "config": config}
+    config = ConfigObj(".dvc/config.local", list_values=False)  # as DVC reads it
+    config.merge({"core": {"remote": remote}})
+    config.filename = None
+    return {"url": url, "commit": out("git", "rev-parse", "HEAD"), "config": "\n".join(config.write()) + "\n"}
 
 
 def try_remote(remote):
@@ -41,12 +44,16 @@ def try_remote(remote):
         raise ParamsError(f"fanout: the remote {remote} cannot be used: {error}") from None
 
 
-def clone(where, node):
+def cache():
+    """A worker's folder for clones, and for checkpoints where no other is named."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distillery"
+
+
+def clone(where, address):
     """A node's clone of the commit, as `origin` has it -> its folder. It stays, for the next stage on this node."""
     from filelock import FileLock
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "distillery" / f"{where['commit'][:12]}-{node[:12]}"
+    folder = cache() / f"{where['commit'][:12]}-{address}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
@@ -54,9 +61,8 @@ def clone(where, node):
             shutil.rmtree(new, ignore_errors=True)  # of a worker that was killed in the midst of it
             out("git", "clone", "--quiet", where["url"], str(new))
             out("git", "checkout", "--quiet", where["commit"], cwd=new)
-            (new / ".dvc/config.local").write_text(where["config"], encoding="utf-8")
-            out(sys.executable, "-m", "dvc", "remote", "default", "--local", where["remote"], cwd=new)
             new.replace(folder)
+        (folder / ".dvc/config.local").write_text(where["config"], encoding="utf-8")
     return str(folder)
 
 

@@ -20,7 +20,7 @@ from lib.config.settings import ParamsError
 from lib.tracking import receive
 
 from . import board, watched
-from .clones import bring_back, clone, origin
+from .clones import bring_back, cache, clone, origin
 from .parts import with_parts
 
 HEAVY = ("experts", "distill", "evaluate", "continual", "membership", "scores", "external")  # these take a GPU
@@ -131,14 +131,15 @@ def work(name, where, cpus, said, before, *outcomes):
     node, python = ray.get_runtime_context().get_node_id(), where.get("python", sys.executable)
     place = " ".join([node[:6], *(f"GPU {number}" for number in ray.get_gpu_ids())])
     tell, here, output = partial(said.say.remote, name, place), where.get("root"), []
-    env = {"OMP_NUM_THREADS": str(cpus), "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"} | where[
-        "env"
-    ]
+    env = {"OMP_NUM_THREADS": str(cpus), "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
+    if not here:  # so that the clone of another commit goes on from it, and another machine with the same home
+        env["DISTILLERY_CHECKPOINTS"] = str(cache() / "checkpoints")
+    env |= where["env"]
     with tempfile.TemporaryDirectory() as tracked:
         if not here and not env.get("MLFLOW_TRACKING_URI", "").startswith("http"):
             env["DISTILLERY_TRACKING"] = tracked
         try:
-            folder = here or clone(where, node)
+            folder = here or clone(where, ray.util.get_node_ip_address())
             for words in commands(name, before, pull=not here):
                 code, lines = watched.run([python, "-m", *words], folder, env, tell, "tage '")
                 output.append(lines)
@@ -146,11 +147,9 @@ def work(name, where, cpus, said, before, *outcomes):
                     break
         except (OSError, subprocess.CalledProcessError) as error:
             code, folder, output = 1, where.get("url"), [getattr(error, "stderr", "") or str(error)]
-        files = {
-            str(path.relative_to(tracked)): path.read_bytes() for path in Path(tracked).rglob("*") if path.is_file()
-        }
+        sent = [path for path in Path(tracked).rglob("*") if path.is_file()]
+        ray.get(said.keep.remote({str(path.relative_to(tracked)): path.read_bytes() for path in sent}))
     tell(None)
-    ray.get(said.keep.remote(files))
     output = "\n".join(output)
     if code:
         return name, "failed", f"on node {node[:6]}, in {folder}:\n{output}"

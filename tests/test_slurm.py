@@ -139,7 +139,7 @@ def test_a_job_that_is_requeued_goes_on(stubs, slurm, tmp_path):
     """On two nodes: what was done is not run again, what was at work saves its checkpoint, and all comes back here."""
     command, log = stub(tmp_path), tmp_path / "job.log"
     names = {"a": ("short", None), "b": ("short", None), "c": ("long", "a"), "d": ("long", "b")}
-    folder = stubs({name: (f"{command} {name} {how} && mkdir -p out", on) for name, (how, on) in names.items()})
+    folder = stubs({name: (f"{command} {name} {how}", on) for name, (how, on) in names.items()})
     dvc(folder, "remote", "add", "--local", "store", str(tmp_path / "store"))
     test_fanout.commit_all(folder)
     recipe = [ROOT / "stages/fanout.sbatch", "--remote", "store"]
