@@ -141,7 +141,8 @@ def work(name, where, cpus, said, before, *outcomes):
         try:
             folder = here or clone(where, ray.util.get_node_ip_address())
             for words in commands(name, before, pull=not here):
-                code, lines = watched.run([python, "-m", *words], folder, env, tell, "tage '")
+                lock = f"{folder}/.dvc/tmp/fanout {name.replace('/', ' of ')}.lock"
+                code, lines = watched.run([python, "-m", *words], folder, env, tell, "tage '", lock)
                 output.append(lines)
                 if code:
                     break
