@@ -46,7 +46,7 @@ OPTIONS = {  # of a command, beside its key: arguments of its `stage`
     "fanout": {
         "targets": {"nargs": "*", "metavar": "TARGET", "help": "suites and STAGE@KEY; else all that is stale"},
         "--dry": {"action": "store_true", "help": "say what would run, and what it costs; run nothing"},
-        "--address": {"help": "of a Ray cluster (auto, ray://HOST:10001); this machine alone where none is named"},
+        "--address": {"help": "of a Ray cluster, HOST:6379 or auto; else this machine alone"},
         "--remote": {"metavar": "NAME", "help": "DVC's remote by which several machines share results"},
         "--gpus-per-stage": {"type": float, "metavar": "N", "help": "1 where there are GPUs; .5: two stages on one"},
         "--cpus-per-stage": COUNT | {"default": 1, "help": "cores, and threads, of a stage: 1"},

@@ -68,7 +68,11 @@ def stage(targets=(), dry=False, address=None, remote=None, gpus_per_stage=None,
 
 def answers(address):
     """ParamsError unless something listens at HOST:PORT. Ray itself would wait for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise ParamsError(
+            f"fanout: found --address {address}; run it on a machine of the cluster, with HOST:6379 or auto"
+        )
+    host, _, port = address.rpartition(":")
     try:
         if host:  # not `auto`
             socket.create_connection((host, port), timeout=10).close()

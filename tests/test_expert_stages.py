@@ -186,6 +186,16 @@ def test_lost_and_damaged_experts_are_trained_again_alone_to_the_same_bits(folde
     assert times == {name: (done / f"expert000{name}.safetensors").stat().st_mtime_ns for name in (0, 3)}
 
 
+def test_groups_in_parts_give_the_same_experts(folder):
+    out = folder / "build/experts/digits"
+    digests = [expert["sha256"] for expert in read_json(out / "index.json")["experts"]]
+    shutil.rmtree(folder / ".checkpoints/digits")
+    assert "to train: [2, 3]" in toy.stages(folder, "experts", "digits", "--part", "2/2")
+    assert "to train: [0, 1]" in toy.stages(folder, "experts", "digits", "--part", "1/2")
+    assert "4 expert(s) are there; to train: []" in toy.stages(folder, "experts", "digits")
+    assert [expert["sha256"] for expert in read_json(out / "index.json")["experts"]] == digests
+
+
 def test_more_experts_join_those_that_are_there(folder):
     before = read_json(folder / "build/experts/digits/index.json")["experts"]
     toy.edit(folder, lambda params: params["experts"]["digits"].update(count=6))

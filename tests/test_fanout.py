@@ -121,6 +121,10 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(stubs, tmp_path, monkeypatc
         (["nowhere"], "fanout: .*nowhere.*; a target is a suite or STAGE@KEY"),
         (["--remote", "store"], "fanout: results belong to a commit; commit these first, or take them back:"),
         (["--address", "127.0.0.1:1"], "fanout: found --address 127.0.0.1:1; no Ray cluster answers there: .*refused"),
+        (
+            ["--address", "ray://a:1"],
+            "fanout: found --address ray://a:1; run it on a machine of the cluster, with HOST:6379",
+        ),
         (["--gpus-per-stage", "2"], "fanout: --gpus-per-stage 2, but found no GPU; leave it out, or use 0"),
     ):
         code, output = fanout(folder, *args)
