@@ -37,7 +37,7 @@ def stage(targets=(), dry=False, address=None, remote=None, gpus_per_stage=None,
         import ray
     except ImportError:
         raise ParamsError("fanout: ray is not installed; `pip install 'ray>=2.50'` brings it") from None
-    where = origin(remote) if remote else {"root": str(Path.cwd()), "python": sys.executable}
+    where = origin(remote) if remote else {"root": str(Path.cwd())}
     where["env"] = {name: value for name, value in os.environ.items() if name.startswith(("DISTILLERY_", "MLFLOW_"))}
     waits = stale([f"report@{name}" if name in params.suites else name for name in targets])
     describe(params, waits, remote)
@@ -132,10 +132,10 @@ def work(name, where, cpus, said, before, *outcomes):
 
     if failed := [other for other, end, _ in outcomes if end not in WELL]:
         return name, "not run", f"{failed[0]} failed"
-    node, python = ray.get_runtime_context().get_node_id(), where.get("python", sys.executable)
+    node = ray.get_runtime_context().get_node_id()
     place = " ".join([node[:6], *(f"GPU {number}" for number in ray.get_gpu_ids())])
     tell, here, output = partial(said.say.remote, name, place), where.get("root"), []
-    env = {"OMP_NUM_THREADS": str(cpus), "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
+    env = {"OMP_NUM_THREADS": str(cpus), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     if not here:  # so that the clone of another commit goes on from it, and another machine with the same home
         env["DISTILLERY_CHECKPOINTS"] = str(cache() / "checkpoints")
     env |= where["env"]
@@ -146,7 +146,7 @@ def work(name, where, cpus, said, before, *outcomes):
             folder = here or clone(where, ray.util.get_node_ip_address())
             for words in commands(name, before, pull=not here):
                 lock = f"{folder}/.dvc/tmp/fanout {name.replace('/', ' of ')}.lock"
-                code, lines = watched.run([python, "-m", *words], folder, env, tell, "tage '", lock)
+                code, lines = watched.run(words, folder, env, tell, "tage '", lock)
                 output.append(lines)
                 if code:
                     break

@@ -1,8 +1,8 @@
 """What fanout adds to stages that do nothing but wait: `python -m tests.benchmarks.fanout`.
 
 A pipeline of stub stages, each of which sleeps for a drawn time, runs on a local Ray cluster with made-up GPUs, a stage
-on each. The floor is the schedule without any overhead; what is above it is Ray's start, DVC's start for each stage,
-its graph and its lock. `--dry` with 1,000 such stages gives the time of the plan. Each `dvc repro` is 0.8 s of a core.
+on each. The floor is the schedule without any overhead; what is above it is Ray's start and what DVC does for each
+stage: it reads params.yaml, takes its lock, writes dvc.lock. `--dry` with 1,000 such stages gives the time of the plan.
 """
 
 import argparse
