@@ -8,7 +8,14 @@ import torch
 def generator(seed, *names, device="cpu"):
     """A torch.Generator for the purpose `names` of the run `seed`: independent of every other purpose's."""
     digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    made = OnMeta() if torch.device(device).type == "meta" else torch.Generator(device)
+    return made.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class OnMeta(torch.Generator):
+    """A generator for the meta device, where nothing is drawn; PyTorch has none."""
+
+    device = torch.device("meta")
 
 
 def class_minibatches(count, classes, ipc, batch, per_class, gen):

@@ -38,8 +38,8 @@ OPTIONS = {  # of a command, beside its key: arguments of its `stage`
         "--out": {"metavar": "DIR", "help": "a new folder; build/export/CELL-seedN-FORMAT where none is named"},
         "--seed": COUNT | {"help": "of the cell; its first where none is named"},
     },
-    "distill": PART,
-    "experts": PART,
+    "cost": {"--gpu": {"action": "store_true", "help": "count a step's kernels, bytes and memory too: seconds a cell"}},
+    **dict.fromkeys(("distill", "experts"), PART),
     "list": {
         f"--{name}": {"help": f"only the cells of this {name}"} for name in ("suite", "method", "dataset", "state")
     },
@@ -54,6 +54,7 @@ OPTIONS = {  # of a command, beside its key: arguments of its `stage`
 }
 EXAMPLES = {  # of commands with options
     "list": "--suite frepo --state not-run",
+    "cost": "frepo --gpu",
     "export": f"{CELL[1]} --to npz",
     "fanout": "matching distill@mtt-mtt-cifar10-ipc1 --dry",
 }

@@ -12,7 +12,7 @@ from lib.config.settings import PLAN, Settings, read_recipe
 from lib.files import read_json
 from lib.tracking import Tracker
 
-from .process import alone, errors_in_words, key_of
+from .process import alone, errors_in_words, full_memory_in_words, key_of
 
 ROOT = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # the user's repository, also where DVC runs a copy of it
 PREPARED, PREPROCESSING = Path("data/prepared"), Path("data/preprocessing")
@@ -40,7 +40,7 @@ def run(stage, name, key=None, **options):
         runtime = runtime.changed(**{key: own_path(getattr(runtime, key)) for key in ("archives", "imagenet_dir")})
         gc.enable()  # __main__.py turned it off
         share = f" part {'-'.join(map(str, options['part']))}" if options.get("part") else ""
-        with alone(name, key + share) if name not in RECIPES else nullcontext():
+        with alone(name, key + share) if name not in RECIPES else nullcontext(), full_memory_in_words(f"{name}@{key}"):
             return stage(recipe, runtime, **options)
 
 

@@ -5,7 +5,6 @@ from lib.data.real import part_of
 from lib.methods import METHODS
 from lib.records import write_record
 from lib.report.figures import save_preview
-from lib.rng import generator
 from lib.synthetic.initial import run_name
 from lib.synthetic.set import SyntheticSet, rendered, save_set, stacked
 from lib.training import cost
@@ -56,7 +55,7 @@ def one_run(recipe, runtime, seed, step, real, work, track, stop):
     experts, starts = experts_of(recipe, runtime, protocol.num_nets, real.train_x.device)
     syn = SyntheticSet(*start_of(cfg, real, name, experts.get("experts")), cfg.learn_labels)
     method = METHODS[recipe.cell.method](cfg, syn, name, runtime.compile, **experts)
-    batches = batches_for(real, cfg, generator(name, "batches", device=real.train_x.device), experts.get("experts"))
+    batches = batches_for(real, cfg, name, experts.get("experts"))
 
     def accuracy():
         x, y, lr, start = stacked([rendered(syn.snapshot())])

@@ -27,7 +27,7 @@ def stage(recipe, runtime):
     kinds = {  # `initial` is what the released script attacked in place of the distilled set
         "distilled": [load_set(path, real.shape, real.num_classes, device)[:2] for path in sets_at(folder, cfg.seeds)],
         "initial": [real_subsets(real, cfg, seed) for seed in cfg.seeds],
-        "real": [(chunk.train_x, initial_labels(chunk.train_y, real.num_classes)) for chunk in chunks],
+        "real": [(chunk.train_x[:], initial_labels(chunk.train_y, real.num_classes)) for chunk in chunks],
     }
     rows, means = [], {"accuracy": {}, "auc": {}}
     with tracker("membership", key, vars(row), prov) as track:

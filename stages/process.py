@@ -42,6 +42,22 @@ def errors_in_words():
 
 
 @contextmanager
+def full_memory_in_words(name):
+    """End the process by a message where the GPU's memory is full; name: the stage's, with its row."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # of torch.cuda, which is imported where it can occur
+            raise
+        asked, *_ = str(error).split(" GPU ")
+        sys.exit(
+            f"error: {name}: the GPU's memory is full ({asked.rstrip('.')}); what is finished and the last checkpoint "
+            "are kept, a second run goes on from there. Less is needed with conv_dtype: bfloat16, a smaller real_batch "
+            "(another result), or fewer networks at once (num_nets); `nvidia-smi` shows what else uses the GPU"
+        )
+
+
+@contextmanager
 def alone(stage, key):
     """Hold the lock of a stage's row. A stage may outlive its DVC, which then starts a second one beside it."""
     path = LOCKS / f"{stage}@{key}.lock"

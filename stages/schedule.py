@@ -3,10 +3,12 @@
 import collections
 import heapq
 
-from .cost import rate_of, work_of_cell, work_of_experts
-from .parts import with_parts
+from lib.training.work import H100
 
-H100 = {"float32": 67e12, "bfloat16": 989e12, "fast": 989e12}  # FLOP/s of its data sheet, dense, SXM
+from .cost import rate_of
+from .parts import with_parts
+from .work import work_of_cell, work_of_experts
+
 GPUS = (1, 8, 64)
 
 

@@ -25,7 +25,7 @@ def stage(recipe, runtime):
     prov, experts = provenance(device), Trajectories(EXPERTS / row.experts)
     print(f"{key}: {row}\n{prov}", flush=True)
     teacher = network_with(experts.index, experts.weights(0, -1)).to(device).eval()
-    whole = DistilledSet(real.train_x, class_labels(real.train_y, real.num_classes, "one_hot"))
+    whole = DistilledSet(real.train_x[:], class_labels(real.train_y, real.num_classes, "one_hot"))
     rows, net, soft = [], row.net, cfg.label_start == "experts"
 
     @torch.no_grad()
@@ -48,7 +48,7 @@ def stage(recipe, runtime):
                 track.log(len(rows), found)
                 shown = ", ".join(f"{score} {100 * value:.1f}" for score, value in found.items())
                 print(f"{key} seed {seed} run {run}: {shown}", flush=True)
-    teacher_accuracy = (teacher(real.test_x).argmax(1) == real.test_y).float().mean().item()
+    teacher_accuracy = (teacher(real.test_x[:]).argmax(1) == real.test_y).float().mean().item()
     means = {score: round(100 * sum(found[score] for found in rows) / len(rows), 2) for score in rows[0]}
     record = {"cell": key, "net": net, "rows": rows, "full": full, "teacher": teacher_accuracy}
     record |= {"wall_s": round(time.monotonic() - started, 1), **prov}

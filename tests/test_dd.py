@@ -375,7 +375,7 @@ def test_networks_start_from_trained_ones_but_not_from_held_out_ones():
 def test_an_attack_relabels_the_real_images_alone():
     real = real_set()
     cfg = DD.changed(attack=(2, 0), real_batch=20)
-    x, y = batches_for(real, cfg, generator(0, "b")).next()
+    x, y = batches_for(real, cfg, 0).next()
     for image, label in zip(x, y):
         true = real.train_y[(real.train_x == image).flatten(1).all(1)].item()
         assert label.argmax() == (0 if true == 2 else true)

@@ -14,7 +14,6 @@ from lib.data.real import load_arrays, load_real
 from lib.files import FileError
 from lib.methods import METHODS
 from lib.methods.frepo import FRePo
-from lib.rng import generator
 from lib.synthetic.initial import initial_set
 from lib.synthetic.set import SyntheticSet, rendered
 from lib.tensors import load_sealed, load_state, save_sealed, save_state
@@ -68,7 +67,7 @@ def start(real, checkpoint, cfg=CFG, stop_after=None, minutes=0.0, watch=None, p
         return metrics | ({"loss": torch.tensor(float("nan"))} if i == poison else {})
 
     method.step = watched
-    batches, logged = batches_for(real, cfg, generator(0, "batches")), []
+    batches, logged = batches_for(real, cfg, 0), []
     watch, checkpoint = watch or (lambda: float(syn.x.detach().std())), Checkpoint(checkpoint, RUN)
     progress = run("cell", method, batches, cfg, watch, checkpoint, lambda *pair: logged.append(pair), minutes, stop)
     return progress, syn, logged

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from lib.config.load import load_params
-from stages.schedule import H100, cost_of_stages, divided, flops_of, makespan, work_of
+from lib.training.work import H100
+from stages.schedule import cost_of_stages, divided, flops_of, makespan, work_of
 
 
 def test_closed_forms():

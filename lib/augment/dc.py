@@ -59,18 +59,18 @@ def scale(x, u):
         return (position * size // new[:, None]).clamp(0, size - 1), (position >= 0) & (position < new[:, None])
 
     height, width = x.shape[2:]
-    new_sizes = (torch.tensor([height, width], device=x.device) * (0.8 + 0.4 * u)).long()
+    new_sizes = torch.stack([height * (0.8 + 0.4 * u[:, 0]), width * (0.8 + 0.4 * u[:, 1])], 1).long()
     canvas = new_sizes.amax(1).clamp(min=max(height, width))
     (rows, row_in), (columns, column_in) = source(height, u[:, 0], canvas), source(width, u[:, 1], canvas)
     return take(x, rows, columns) * (row_in[:, None, :, None] & column_in[:, None, None, :])
 
 
 @lru_cache
-def spline_filter(size):
+def spline_filter(size, dtype, device):
     """(size, size) matrix from samples to the coefficients of their cubic spline, mirrored at the ends."""
     matrix = np.diag(np.full(size, 4.0)) + np.diag(np.ones(size - 1), 1) + np.diag(np.ones(size - 1), -1)
     matrix[0, 1] = matrix[-1, -2] = 2.0
-    return torch.from_numpy(np.linalg.inv(matrix / 6))
+    return torch.from_numpy(np.linalg.inv(matrix / 6)).to(device, dtype)
 
 
 def rotate(x, u, mean):
@@ -89,7 +89,7 @@ def rotate(x, u, mean):
     eps = 1e-5  # the edge itself is inside
     inside = (source_row >= -eps) & (source_row <= size - 1 + eps)
     inside = (inside & (source_column >= -eps) & (source_column <= size - 1 + eps)).unsqueeze(1)
-    matrix = spline_filter(size).to(x)
+    matrix = spline_filter(size, x.dtype, x.device)
     coefficients = (matrix @ x @ matrix.T).flatten(2)
     total = 0
     for i, row_weight in taps(source_row):

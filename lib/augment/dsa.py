@@ -69,7 +69,8 @@ def apply(x, draw):
     for place, names in enumerate(zip(*draw.families)):
         for family in sorted(set(names)):
             groups = [g for g, name in enumerate(names) if name == family]
-            u = draw.u[groups, :, place].expand(-1, x.shape[1], -1).flatten(0, 1).to(x.dtype)
+            u = torch.stack([draw.u[g, :, place] for g in groups])  # a list as index would make the host wait
+            u = u.expand(-1, x.shape[1], -1).flatten(0, 1).to(x.dtype)
             augmented = FAMILIES[family](torch.cat([out[g] for g in groups]), u).unflatten(0, (len(groups), -1))
             for g, images in zip(groups, augmented):
                 out[g] = images

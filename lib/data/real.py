@@ -8,6 +8,7 @@ import torch
 
 from ..files import check_digest
 from ..records import Manifest, read_record
+from .pixels import Pixels, fit_in_float32, rows
 from .preprocess import Preprocess
 from .text import Sentences, WordVectors, padded
 
@@ -18,12 +19,13 @@ BLOCK = 10000
 class RealSet:
     """x (n, K, H, W) float32 and y (n,) of both splits on the device, their preprocessing, and the manifest.
 
-    For text, x are Sentences, which have the shape and indexing of a tensor (n, 1, L, D); `preprocess` is WordVectors.
+    What has a tensor's shape and indexing in x's place: Pixels, where float32 would fill a GPU, and for text Sentences
+    (n, 1, L, D); then `preprocess` is WordVectors.
     """
 
-    train_x: torch.Tensor
+    train_x: torch.Tensor | Pixels | Sentences
     train_y: torch.Tensor
-    test_x: torch.Tensor
+    test_x: torch.Tensor | Pixels | Sentences
     test_y: torch.Tensor
     preprocess: Preprocess | WordVectors
     manifest: dict
@@ -45,13 +47,13 @@ class RealSet:
         """The training and test images of these classes; labels and num_classes stay."""
         labels = torch.tensor(classes, device=self.train_y.device)
         train, test = torch.isin(self.train_y, labels), torch.isin(self.test_y, labels)
-        tensors = self.train_x[train], self.train_y[train], self.test_x[test], self.test_y[test]
+        tensors = rows(self.train_x, train), self.train_y[train], rows(self.test_x, test), self.test_y[test]
         return RealSet(*tensors, self.preprocess, {**self.manifest, "classes": list(classes)})
 
     def chunk(self, index, size):
         """The `index`-th run of `size` consecutive training images; all test images."""
         part = slice(index * size, (index + 1) * size)
-        return replace(self, train_x=self.train_x[part], train_y=self.train_y[part])
+        return replace(self, train_x=rows(self.train_x, part), train_y=self.train_y[part])
 
 
 def class_groups(num_classes, steps, seed):
@@ -91,18 +93,19 @@ def checked_file(folder, manifest, name):
 
 def load_real(folder, preprocess_path, device):
     """Load a prepared dataset, preprocess it and put it on the device."""
-    manifest = manifest_of(folder)
+    manifest, device = manifest_of(folder), torch.device(device)
     if manifest.get("text"):
         return load_text(folder, WordVectors.load(preprocess_path), manifest, device)
     preprocess = Preprocess.load(preprocess_path)
     tensors = []
     for split in ("train", "test"):
         pixels, labels = load_arrays(folder, split)
-        x = torch.empty(pixels.shape, device=device)
+        as_bytes = pixels.dtype == np.uint8 and not fit_in_float32(pixels.shape, device)
+        x = torch.empty(pixels.shape, dtype=torch.uint8 if as_bytes else torch.float32, device=device)
         for start in range(0, len(pixels), BLOCK):
-            block = torch.from_numpy(pixels[start : start + BLOCK].astype(np.float32)).to(device) / 255
-            x[start : start + BLOCK] = preprocess.apply(block)
-        tensors += [x, torch.from_numpy(labels).to(device)]
+            block = torch.from_numpy(pixels[start : start + BLOCK].astype(pixels.dtype if as_bytes else np.float32))
+            x[start : start + BLOCK] = block.to(device) if as_bytes else preprocess.apply(block.to(device) / 255)
+        tensors += [Pixels(x, preprocess) if as_bytes else x, torch.from_numpy(labels).to(device)]
     return RealSet(*tensors, preprocess, manifest)
 
 

@@ -69,7 +69,7 @@ def real_images(name, real, cfg, seed):
     """The sets of a baseline. Its images come as the cell's real batches do: those of CIFAR cropped and flipped."""
     if cfg.augment == "crop_flip":
         gen = generator(seed, "baselines", "augment", device=real.train_x.device)
-        real = replace(real, train_x=crop_flip(real.train_x, gen))
+        real = replace(real, train_x=crop_flip(real.train_x[:], gen))
     return BASELINES[name](real, cfg, seed)
 
 

@@ -3,6 +3,8 @@
 Source: reference sheet of EDF, section 5. Labels start as the experts' logits; a loss above `threshold` is no update.
 """
 
+import torch
+
 from . import METHODS
 from .mtt import MTT
 
@@ -26,5 +28,15 @@ class DATM(MTT):
         return errors[farthest].sum() / lengths[farthest].sum()
 
     def update(self, loss):
-        if loss.item() <= self.cfg.threshold:
-            super().update(loss)
+        """As MTT's where the loss is at most `threshold`; decided on the device, so that the host does not wait."""
+        tensors, useful = [*self.syn.learned], loss.detach() <= self.cfg.threshold
+        before = [self.kept(tensor) for tensor in tensors]
+        super().update(loss)
+        for tensor, kept in zip(tensors, before):
+            for now, earlier in zip((tensor.detach(), self.optimizer.state[tensor]["momentum_buffer"]), kept):
+                now.copy_(torch.where(useful, now, earlier))
+
+    def kept(self, tensor):
+        """Copies of a learned tensor and of its momentum; before its first update that is 0."""
+        momentum = self.optimizer.state[tensor].get("momentum_buffer")
+        return tensor.detach().clone(), torch.zeros_like(tensor) if momentum is None else momentum.clone()

@@ -38,4 +38,4 @@ class EDF(DATM):
 
     def load_state_dict(self, state):
         super().load_state_dict(state)
-        self.weights = state["weights"]
+        self.weights = state["weights"].to(self.syn.y.device)

@@ -51,7 +51,8 @@ class Member:
 
     def __init__(self, net, lr, counter):
         self.net, self.counter = net, counter
-        self.optimizer = torch.optim.Adam(net.parameters(), lr, fused=True)
+        fused = next(net.parameters()).device.type != "meta"  # which has no such kernel
+        self.optimizer = torch.optim.Adam(net.parameters(), lr, fused=fused)
 
     def reset(self, gen):
         self.net.reset(gen)

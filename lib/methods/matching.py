@@ -10,6 +10,7 @@ import torch
 from ..networks import build
 from ..networks.layers import BatchNorm
 from ..rng import generator
+from ..synthetic.lowrank import images_per_class
 from ..training.batches import OTHERS
 from ..training.compute import autocast, images_per_pass
 from .state import Stateful
@@ -30,8 +31,8 @@ class Matching(Stateful):
     def __init__(self, cfg, syn, seed, compiled="none"):
         self.cfg, self.syn = cfg, syn
         device = syn.y.device
-        self.classes = syn.y.detach().argmax(1).unique_consecutive()  # the set is class-major
-        self.per_class = len(syn) // len(self.classes)
+        self.per_class = images_per_class(cfg, tuple(syn.x.shape[1:]))
+        self.classes = syn.y.detach().argmax(1)[:: self.per_class]  # the set is class-major
         self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "order", "augment")}
         self.rngs["family"] = generator(seed, "family")  # on the CPU: it decides which code runs
         shape = tuple(syn.x.shape[1:])

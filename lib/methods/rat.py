@@ -55,7 +55,7 @@ class Clip:
         return {"mean": self.mean}
 
     def load_state_dict(self, state):
-        self.mean = state["mean"]
+        self.mean = state["mean"].to(self.mean.device)
 
 
 @METHODS.register()

@@ -4,6 +4,7 @@ Source: reference sheet of FRePo, section 6. Every random weight is drawn from a
 """
 
 from functools import cache, partial
+from math import erf
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +130,15 @@ torch_batch_norm = partial(BatchNorm, keep=0.9, unbiased=True)
 def truncated_normal_(tensor, std, generator):
     """Normal, cut at two deviations of its untruncated parent; `std` is the deviation *after* the cut (as in flax)."""
     sigma = std / TRUNCATED_STD
+    if tensor.device.type != "cpu":  # PyTorch draws again what lies outside: the host would wait to hear what does
+        return truncated_by_inverse_(tensor, sigma, generator)
     return nn.init.trunc_normal_(tensor, 0.0, sigma, -2 * sigma, 2 * sigma, generator=generator)
+
+
+def truncated_by_inverse_(tensor, sigma, generator):
+    """Normal of deviation sigma, cut at two: the inverse of its distribution, of uniform numbers."""
+    inside = erf(2**0.5)  # the share within two deviations
+    return tensor.uniform_(-inside, inside, generator=generator).erfinv_().mul_(2**0.5 * sigma)
 
 
 LAWS = {  # initialisations of dataset distillation (its sheet, section 4): of every weight matrix; biases are 0

@@ -72,8 +72,9 @@ class Recurrent(nn.Module):
         for from_input, from_state in (direction for layer in self.layers for direction in layer):
             weights += [from_input.weight, from_state.weight, from_input.bias, from_state.bias]
         zero = x.new_zeros(len(self.layers) * self.directions, len(x), self.hidden)
+        # In training mode at all times: in the other cuDNN has no derivatives. Without dropout both are the same.
         run, state = (torch.lstm, (zero, zero)) if self.kind == "lstm" else (torch.rnn_tanh, zero)
-        outputs = run(x, state, weights, True, len(self.layers), 0.0, self.training, self.directions == 2, True)[0]
+        outputs = run(x, state, weights, True, len(self.layers), 0.0, True, self.directions == 2, True)[0]
         return torch.cat([outputs[:, -1, : self.hidden], outputs[:, 0, self.hidden :]], 1)
 
 

@@ -3,18 +3,19 @@
 import torch
 
 from ..data.labels import attack_labels, centred_one_hot, class_labels
-from ..rng import restore
+from ..rng import generator, restore
 from .trajectories import Segments
 
 
 class Batches:
     """Endless batches of rows of `tensors`, from one random permutation after another.
 
-    straddle: a batch may take rows of two permutations; otherwise the last batch of each is smaller.
+    straddle: a batch may take rows of two permutations; otherwise the last batch of each is smaller. form: what is made
+    of a batch's rows.
     """
 
-    def __init__(self, tensors, batch, generator, straddle=True):
-        self.tensors, self.batch, self.generator, self.straddle = tensors, batch, generator, straddle
+    def __init__(self, tensors, batch, generator, straddle=True, form=lambda *rows: rows):
+        self.tensors, self.batch, self.generator, self.straddle, self.form = tensors, batch, generator, straddle, form
         self.left = torch.empty(0, dtype=torch.long, device=generator.device)  # of the present permutation
 
     def next(self):
@@ -22,13 +23,13 @@ class Batches:
             order = torch.randperm(len(self.tensors[0]), generator=self.generator, device=self.generator.device)
             self.left = torch.cat([self.left, order])
         indices, self.left = self.left[: self.batch], self.left[self.batch :]
-        return tuple(t[indices] for t in self.tensors)
+        return self.form(*(t[indices] for t in self.tensors))
 
     def state_dict(self):
         return {"left": self.left, "rng": self.generator.get_state()}
 
     def load_state_dict(self, state):
-        self.left = state["left"]
+        self.left = state["left"].to(self.generator.device)
         restore(self.generator, state["rng"])
 
 
@@ -59,14 +60,18 @@ class ClassBatches:
         restore(self.generator, state["rng"])
 
 
-def batches_for(real, cfg, generator, experts=None):
-    """What a cell's method (cfg: config.models.Distill) takes at each step."""
+def batches_for(real, cfg, seed, experts=None):
+    """What the run `seed` of a cell's method (cfg: config.models.Distill) takes at each step."""
+    device = real.train_y.device
     if cfg.batches == "segments":
-        return Segments(experts, cfg, generator)
+        return Segments(experts, cfg, generator(seed, "batches"), device)
+    gen = generator(seed, "batches", device=device)
     if cfg.batches == "by_class":
-        return ClassBatches(real.train_x, real.train_y, real.classes, cfg.real_batch, generator)
-    if cfg.labels == "centred":
-        targets = centred_one_hot(real.train_y, real.num_classes)
-    else:
-        targets = class_labels(attack_labels(real.train_y, cfg.attack), real.num_classes, cfg.labels)
-    return Batches((real.train_x, targets), cfg.real_batch, generator, cfg.batches == "straddling")
+        return ClassBatches(real.train_x, real.train_y, real.classes, cfg.real_batch, gen)
+
+    def with_targets(x, y):
+        if cfg.labels == "centred":
+            return x, centred_one_hot(y, real.num_classes)
+        return x, class_labels(attack_labels(y, cfg.attack), real.num_classes, cfg.labels)
+
+    return Batches((real.train_x, real.train_y), cfg.real_batch, gen, cfg.batches == "straddling", with_targets)

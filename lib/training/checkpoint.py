@@ -25,15 +25,15 @@ class Checkpoint:
             os.replace(self.path, self.older)
         save_state(self.path, state, self.owner)
 
-    def load(self, device="cpu"):
-        """The newest state that is whole and of this run, its tensors on the device; None where there is none.
+    def load(self):
+        """The newest state that is whole and of this run, on the CPU; None where there is none.
 
         A file that is not is set aside, with a word.
         """
         for path in (self.path, self.older):
             if path.is_file():
                 try:
-                    return load_state(path, self.owner, device)
+                    return load_state(path, self.owner)
                 except FileError as error:
                     aside = path.with_name(f"{path.name}.aside")
                     os.replace(path, aside)

@@ -8,12 +8,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..networks import build
+from ..tensors import memory_of
 from .cost import matmul_rate
 
 # Numbers in the widest layer of one forward pass. On a CPU they stay in the cache (8 MiB, measured best at width 128);
-# on a GPU they fill 2 GiB: enough to keep it busy, and with the gradient's copies they fit a small card.
+# on a GPU they fill 2 GiB, which keeps it busy, or less: other layers and gradients need as much again, many times.
 CPU_NUMBERS = {"float32": 2**21, "bfloat16": 2**22}
-CUDA_NUMBERS = 2**29
+CUDA_NUMBERS, CUDA_BYTES = 2**29, 128  # at most; of the GPU's memory for each number
 THREADED_FLOPS = 2e9  # of a step, from which on several threads pay (python -m tests.benchmarks.threads)
 ALL_THREADS = torch.get_num_threads()
 DTYPES = ("float32", "bfloat16")  # that convolutions run in
@@ -25,6 +26,7 @@ def device_named(name):
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"found {wanted!r}; no CUDA device is available here: use auto or cpu")
     torch.backends.cudnn.allow_tf32 = False  # a cell's float32 means float32
+    torch.backends.cudnn.benchmark = True  # shapes repeat: the fastest algorithm for each is found once
     keep_freed_memory()
     return torch.device(wanted)
 
@@ -68,15 +70,22 @@ def keep_freed_memory():
     libc.mallopt(mmap_threshold, 32 * 2**20)  # the most that it takes
 
 
+def numbers_per_pass(device, dtype="float32"):
+    """How many numbers a network's widest layer may have in one pass."""
+    if device.type == "cpu":
+        return CPU_NUMBERS[dtype]
+    return min(CUDA_NUMBERS, memory_of(device) // CUDA_BYTES)
+
+
 def images_per_pass(net, shape, device, dtype="float32"):
     """How many images of `shape` (K, H, W) to send through a network at once, if they are independent."""
-    numbers = CPU_NUMBERS[dtype] if device.type == "cpu" else CUDA_NUMBERS
-    return max(numbers // widest_layer(net, shape), 1)
+    return max(numbers_per_pass(device, dtype) // widest_layer(net, shape), 1)
 
 
 def autocast(device, dtype):
-    """A context in which convolutions on the device run in the named dtype."""
-    return nullcontext() if dtype == "float32" else torch.autocast(device.type, dtype=getattr(torch, dtype))
+    """A context in which convolutions on the device run in the named dtype; those on meta stay float32."""
+    plain = dtype == "float32" or device.type == "meta"
+    return nullcontext() if plain else torch.autocast(device.type, dtype=getattr(torch, dtype))
 
 
 @cache

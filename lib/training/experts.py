@@ -158,9 +158,9 @@ def train(name, group, checkpoint, log, minutes, stop):
     """
     cfg, keep, size = group.cfg, epochs_kept(group.cfg), len(group.students)
     snapshots, curves, saved_at = [group.weights().cpu().clone()], {"train": [], "test": []}, time.monotonic()
-    if state := checkpoint.load(group.y.device):
+    if state := checkpoint.load():
         group.load_state_dict(state["group"])
-        snapshots, curves = [s.cpu() for s in state["snapshots"]], state["curves"]
+        snapshots, curves = state["snapshots"], state["curves"]
     with progress_bar(total=cfg.epochs, initial=group.epochs_done, desc=name, unit="epoch") as bar:
         while group.epochs_done < cfg.epochs:
             for curve, accuracies in zip(curves.values(), group.epoch()):

@@ -149,13 +149,14 @@ def fetch(name, progress, checkpoint):
 
 def resume(checkpoint, stateful, steps):
     """Load a checkpoint into the objects `stateful` {name: object} -> Progress, a fresh one where there is none."""
-    state = checkpoint.load(stateful["batches"].generator.device)
+    state, device = checkpoint.load(), stateful["method"].syn.y.device
     if state is None:
         return Progress()
     try:
         for name, part in stateful.items():
             part.load_state_dict(state[name])
         progress = Progress(**state["progress"])
+        progress.pending = [{name: m.to(device) for name, m in metrics.items()} for metrics in progress.pending]
         if not 0 < progress.step <= steps:
             raise ValueError(f"it is of step {progress.step} of {steps}")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -14,7 +14,7 @@ from ..augment import augmented
 from ..networks import build
 from ..progress import progress_bar
 from ..rng import class_minibatches, generator
-from .compute import CUDA_NUMBERS, forward_flops, images_per_pass, use_threads, widest_layer
+from .compute import forward_flops, images_per_pass, numbers_per_pass, use_threads, widest_layer
 from .losses import cross_entropy, predicted, squared_error
 
 CPU_BATCHED_FLOPS = 2e8  # of one student's step; beyond it a CPU is bound by arithmetic, and vmap only costs time
@@ -86,8 +86,8 @@ class Students:
 
     def _slices(self, batch, start, end):
         size = end - start
-        if self.device.type == "cuda":
-            size = max(CUDA_NUMBERS // (batch * widest_layer(self.net, self.shape)), 1)
+        if self.device.type != "cpu":
+            size = max(numbers_per_pass(self.device) // (batch * widest_layer(self.net, self.shape)), 1)
         elif update_flops(self.net, self.shape, batch, 1) > CPU_BATCHED_FLOPS:
             size = 1
         return [slice(s, min(s + size, end)) for s in range(start, end, size)]

@@ -85,14 +85,15 @@ def network_with(index, weights):
 
 
 class Segments:
-    """Endless segments of trajectories: weights (P,) at a random epoch and `cfg.expert_epochs` later, on the device.
+    """Endless segments of trajectories: weights (P,) at a random epoch and `cfg.expert_epochs` later, on `device`.
 
-    Every expert is taken once before any is taken again. The start epoch's bound may grow (`upper`).
+    generator: on the CPU, where the files are read. Every expert is taken once before any is taken again. The start
+    epoch's bound may grow (`upper`).
     """
 
-    def __init__(self, trajectories, cfg, generator):
+    def __init__(self, trajectories, cfg, generator, device="cpu"):
         self.trajectories, self.cfg, self.generator = trajectories, cfg, generator
-        self.left, self.drawn = torch.empty(0, dtype=torch.long, device=generator.device), 0
+        self.device, self.left, self.drawn = torch.device(device), torch.empty(0, dtype=torch.long), 0
 
     def upper(self):
         """Exclusive bound of the start epoch: `max_start_first` to `max_start` in `expand_steps` (EDF's sheet, 5.2)."""
@@ -103,13 +104,14 @@ class Segments:
 
     def next(self):
         if not len(self.left):
-            self.left = torch.randperm(len(self.trajectories), generator=self.generator, device=self.generator.device)
+            self.left = torch.randperm(len(self.trajectories), generator=self.generator)
         expert, self.left = self.left[0].item(), self.left[1:]
-        bounds, device = (self.cfg.min_start, self.upper()), self.generator.device
-        start = torch.randint(*bounds, (), generator=self.generator, device=device).item()
+        start = torch.randint(self.cfg.min_start, self.upper(), (), generator=self.generator).item()
         self.drawn += 1
         pair = (self.trajectories.weights(expert, epoch) for epoch in (start, start + self.cfg.expert_epochs))
-        return tuple(weights.to(device) for weights in pair)
+        if self.device.type == "cuda":  # from pinned memory: the host does not wait for the copy
+            return tuple(weights.pin_memory().to(self.device, non_blocking=True) for weights in pair)
+        return tuple(pair)
 
     def state_dict(self):
         return {"left": self.left, "drawn": self.drawn, "rng": self.generator.get_state()}

@@ -15,7 +15,6 @@ import torch
 
 from lib.config.load import load_params
 from lib.methods import METHODS
-from lib.rng import generator
 from lib.synthetic.initial import initial_set
 from lib.synthetic.set import SyntheticSet
 from lib.training.batches import batches_for
@@ -36,7 +35,7 @@ def curve(name, dtype, params, real, seed, until):
     cfg = params.cells[f"matching-{method}-cifar10-ipc{ipc}"].distill.changed(init=init, conv_dtype=dtype)
     syn = SyntheticSet(*initial_set(real, cfg, seed))
     run = METHODS[method](cfg, syn, seed)
-    batches = batches_for(real, cfg, generator(seed, "batches", device=syn.y.device))
+    batches = batches_for(real, cfg, seed)
     outer, losses, started = getattr(cfg, "outer", 1), [], time.monotonic()
     for iteration in range(min(max(logged), until) + 1):
         updates = [run.step(iteration * outer + t, *batches.next())["loss"] for t in range(outer)]

@@ -22,7 +22,6 @@ import torch
 from lib.config.load import load_params
 from lib.data.real import part_of
 from lib.methods import METHODS
-from lib.rng import generator
 from lib.synthetic.initial import run_name
 from lib.synthetic.set import SyntheticSet, rendered, stacked
 from lib.training.batches import batches_for
@@ -54,7 +53,7 @@ def time_cell(key, chosen):
     experts, _ = experts_of(recipe, params.runtime, 1, cpu)
     syn = SyntheticSet(*start_of(cfg, part, name, experts.get("experts")), cfg.learn_labels)
     method = METHODS[cell.method](cfg, syn, name, "none", **experts)
-    batches = batches_for(part, cfg, generator(name, "batches"), experts.get("experts"))
+    batches = batches_for(part, cfg, name, experts.get("experts"))
     for step in range(3):
         method.step(step, *batches.next())
     started = time.perf_counter()

@@ -11,6 +11,17 @@ from lib.networks import build
 from lib.rng import generator
 
 SHAPE, TEXT = (1, 8, 8), (1, 6, 10)
+DEVICE = "cpu"  # of the data, which is where all else computes (tests/test_rehearsal.py)
+
+
+def on_device(real):
+    """The same data on the device."""
+
+    def moved(x):
+        return Sentences(x.tokens.to(DEVICE), x.vectors.to(DEVICE)) if isinstance(x, Sentences) else x.to(DEVICE)
+
+    tensors = map(moved, (real.train_x, real.train_y, real.test_x, real.test_y))
+    return RealSet(*tensors, real.preprocess, real.manifest)
 
 
 def real_set(classes=3, shape=SHAPE, train=48, test=30):
@@ -19,7 +30,7 @@ def real_set(classes=3, shape=SHAPE, train=48, test=30):
     means = torch.randn(classes, *shape, generator=gen)
     y = torch.arange(train + test) % classes
     x = means[y] + 1.5 * torch.randn(len(y), *shape, generator=gen)
-    return RealSet(x[:train], y[:train], x[train:], y[train:], None, {"num_classes": classes})
+    return on_device(RealSet(x[:train], y[:train], x[train:], y[train:], None, {"num_classes": classes}))
 
 
 def sentences(classes, train=24, test=12):
@@ -31,19 +42,19 @@ def sentences(classes, train=24, test=12):
     tokens[:, :2] = 2 * y[:, None] + tokens[:, :2] % 2
     x = Sentences(tokens, torch.randn(20, dim, generator=gen))
     train_x, test_x = Sentences(tokens[:train], x.vectors), x[slice(train, None)]
-    return RealSet(train_x, y[:train], test_x, y[train:], None, {"num_classes": classes})
+    return on_device(RealSet(train_x, y[:train], test_x, y[train:], None, {"num_classes": classes}))
 
 
 def digits_set(train=60, test=60):
     """The first of scikit-learn's digits."""
     digits, end = load_digits(), train + test
     x, y = torch.from_numpy(digits.images[:end, None] / 8 - 1), torch.from_numpy(digits.target[:end])
-    return RealSet(x[:train], y[:train], x[train:], y[train:], None, {"num_classes": 10})
+    return on_device(RealSet(x[:train], y[:train], x[train:], y[train:], None, {"num_classes": 10}))
 
 
 def some_sets(real, count=2, ipc=2, kind="one_hot"):
     """Real images as sets x (M, N, K, H, W), y (M, N, C): the first `ipc` of each class, then the next."""
-    labels = torch.arange(real.num_classes).repeat_interleave(ipc)
+    labels = torch.arange(real.num_classes, device=real.train_y.device).repeat_interleave(ipc)
     order = real.train_y.argsort(stable=True).view(real.num_classes, -1)
     x = torch.stack([real.train_x[order[:, m * ipc : (m + 1) * ipc].flatten()] for m in range(count)])
     return x, initial_labels(labels, real.num_classes, kind).double().expand(count, -1, -1)

@@ -37,6 +37,7 @@ from lib.training.experts import Group, expert_bytes, expert_flops, labelled_ima
 from lib.training.losses import cross_entropy
 from lib.training.students import Students, trained
 
+from . import data
 from .data import SHAPE, Snapshots, Walks, digits_set, real_set, some_sets
 from .settings import (
     BASES,
@@ -68,7 +69,7 @@ SHOWN = 8  # a tensor of more numbers is told by two: its norm and a weighted su
 
 def portable_dropout(x, p=0.5, training=True, inplace=False):
     """Dropout by uniform numbers: PyTorch draws Bernoulli ones on Intel's processors in another way than on AMD's."""
-    return x * (torch.rand(x.shape) >= p) / (1 - p) if training else x
+    return x * (torch.rand(x.shape, device=x.device) >= p) / (1 - p) if training else x
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def numbers(found):
         found = list(found.values())
     if isinstance(found, list | tuple):
         return [number for each in found if each is not None for number in numbers(each)]
-    t = torch.as_tensor(found).detach().double().flatten()
+    t = torch.as_tensor(found).detach().cpu().double().flatten()
     if len(t) > SHOWN:
         t = torch.stack([t.norm(), (t * torch.linspace(1, 2, len(t), dtype=t.dtype)).sum()])
     return t.tolist()
@@ -156,19 +157,21 @@ def prepared_run(name, fields):
     cfg = Settings(**fields)
     experts = Walks(cfg.net, real.shape, real.num_classes) if pool or cfg.batches == "segments" else None
     if cfg.label_start == "experts":
-        images, y = labelled_images(real, cfg.net, experts, cfg.ipc, generator(0, "init"), agreed=False)
+        gen = generator(0, "init", device=data.DEVICE)
+        images, y = labelled_images(real, cfg.net, experts, cfg.ipc, gen, agreed=False)
     else:
         images, y = initial_set(real, cfg, 0)
     images = wide(images) if cfg.rank else images.double()
     further = {"experts": experts, "held_out": 1} if pool else {}
     if cfg.judge:
-        further = {"judge": (build(cfg.net, real.shape, 3).reset(generator(5, "judge")).eval(), torch.arange(3))}
+        judge = build(cfg.net, real.shape, 3).reset(generator(5, "judge")).to(data.DEVICE).eval()
+        further = {"judge": (judge, torch.arange(3, device=data.DEVICE))}
     method = METHODS[name](cfg, SyntheticSet(images, y.double(), cfg.learn_labels), 0, **further)
     if images_per_pass is not None:
         replace(method.outer_loss if name == "dd" else method, "images_per_pass", images_per_pass)
     if keep_records is not None:
         replace(method.derivatives, "keep_records", keep_records)
-    return cfg, method, batches_for(real, cfg, generator(0, "batches"), experts), real
+    return cfg, method, batches_for(real, cfg, 0, experts), real
 
 
 def distil(name, **fields):
@@ -199,10 +202,11 @@ def outer_loop():
 def students(net=CONVNET, real=real_set, count=2, lr_of_sets=None, known=0, **fields):
     """Students' outputs on test images, and their accuracies; known: of how many known weights each set's start."""
     real, start = real(), None
+    lr_of_sets = None if lr_of_sets is None else lr_of_sets.to(data.DEVICE)
     x, y = some_sets(real, count, ipc=1 if lr_of_sets is None else 3)
     if known:
         start = Walks(net, real.shape, real.num_classes, 2 * known).last(range(2 * known))
-        start = start if known == 1 else start.unflatten(0, (2, known))
+        start = (start if known == 1 else start.unflatten(0, (2, known))).to(data.DEVICE)
     found = trained(net, x, y, real, Settings(**{**PROTOCOL, **fields}), 0, lr_of_sets, start)
     return found.outputs(real.test_x), found.accuracy(real.test_x, real.test_y)
 
@@ -221,7 +225,7 @@ def labels_of_experts():
     group = Group(Settings(**{**EXPERT, "net": DENSE, "lr": 0.2}), 0, 2, real)
     for _ in range(2):
         group.epoch()
-    return labelled_images(real, DENSE, Snapshots(group), 3, generator(0, "init"), agreed=True)
+    return labelled_images(real, DENSE, Snapshots(group), 3, generator(0, "init", device=data.DEVICE), agreed=True)
 
 
 def cost():
@@ -266,7 +270,8 @@ def scores(teach=None, rates=None, **fields):
     """Fair scores of a set of classes' means."""
     real, cfg = real_set(), Settings(**{**DISTILL, "ipc": 1})
     x = torch.stack([real.train_x[real.train_y == c].mean(0) for c in range(3)])
-    own = DistilledSet(x, torch.eye(3) * 0.8 + 0.1, rates)
+    rates = None if rates is None else rates.to(data.DEVICE)
+    own = DistilledSet(x, torch.eye(3, device=data.DEVICE) * 0.8 + 0.1, rates)
     protocol, hard = (Settings(**{**PROTOCOL, **each}) for each in (fields, SGD))
     return fair_scores.fair_scores(DENSE, own, real, cfg, protocol, hard, "dsa", 0.9, teach, "0.0")
 
@@ -277,7 +282,7 @@ def soft_labels(x):
 
 def knowledge_distillation(recipe, net):
     """Outputs of students that learned a teacher's outputs, and their accuracies."""
-    real, judge = real_set(), build(CONVNET, SHAPE, 3).reset(generator(0, "teacher")).eval()
+    real, judge = real_set(), build(CONVNET, SHAPE, 3).reset(generator(0, "teacher")).to(data.DEVICE).eval()
     cfg = Settings(kd=recipe, kd_epochs=4, kd_batch=4, kd_lr=0.02, temperature=4.0, flip=True)
     found = teacher.kd_students(net, real.train_x[:9], judge, real, cfg, 2, 0)
     return found.outputs(real.test_x), found.accuracy(real.test_x, real.test_y)
@@ -287,14 +292,14 @@ def scheduled(attack=None, start=True):
     """Real images as a set with a schedule -> (the real data, a cell's settings, the DistilledSet)."""
     real, cfg = real_set(), Settings(**{**DISTILL, "labels": "outputs", "minibatches": 2, "attack": attack})
     x, y = baselines.random_real(real, cfg, 0)[0]
-    weights = Walks(DENSE, SHAPE, 3, 1).starts[0] if start else None
-    return real, cfg, DistilledSet(x, y.double(), torch.full((2, 2), 0.1), weights)
+    weights = Walks(DENSE, SHAPE, 3, 1).starts[0].to(data.DEVICE) if start else None
+    return real, cfg, DistilledSet(x, y.double(), torch.full((2, 2), 0.1, device=data.DEVICE), weights)
 
 
 def real_baselines(attack=None, start=True):
     """Real images in a set's place: the images, and all accuracies; start: from the set's weights, or from experts'."""
     real, cfg, own = scheduled(attack, start)
-    starts = None if start else Walks(DENSE, SHAPE, 3, 2).last(range(2))[None]
+    starts = None if start else Walks(DENSE, SHAPE, 3, 2).last(range(2))[None].to(data.DEVICE)
     with patch.multiple(baselines, RANDOM_SETS=4, BEST_SETS=2, SELECTION_NETS=3):
         sets = [make(real, cfg, 0) for make in baselines.BASELINES.values()]
         return sets, baselines.real_baselines(DENSE, [own], real, cfg, starts, 2)
@@ -311,16 +316,18 @@ def evaluation(classes, net, **fields):
     """Accuracies of two kinds of sets, by students and, where they have no schedule, by kernel ridge regression."""
     real, protocol = real_set(classes), Settings(**{**PROTOCOL, **fields})
     x, y = some_sets(real, 4, kind="centred" if classes > 2 else "outputs")
-    lr = torch.full((2, 3, 1), 0.1) if protocol.optimizer == "schedule" else None
+    lr = torch.full((2, 3, 1), 0.1, device=data.DEVICE) if protocol.optimizer == "schedule" else None
     stacks = {"distilled": DistilledSet(x[:2], y[:2], lr), "real_subset": DistilledSet(x[2:], y[2:], lr)}
     return stack_accuracies(net, stacks, real, protocol, None)
 
 
 def maps(kind):
     """Class maps, the weights that they give to pixels, and the share of an image that they leave out."""
-    net, x = build("convnet2-w8-instance", SHAPE, 3).reset(generator(0, "net")).eval(), real_set().train_x[:6]
-    found = class_maps.class_maps(kind, net, x, torch.arange(6) % 3, generator(0, "noise"))
-    return found, class_maps.emphasis(found, 2.0), class_maps.complexity(net, x, generator(1, "noise"))
+    net = build("convnet2-w8-instance", SHAPE, 3).reset(generator(0, "net")).to(data.DEVICE).eval()
+    x, classes = real_set().train_x[:6], torch.arange(6, device=data.DEVICE) % 3
+    noise = [generator(i, "noise", device=data.DEVICE) for i in range(2)]
+    found = class_maps.class_maps(kind, net, x, classes, noise[0])
+    return found, class_maps.emphasis(found, 2.0), class_maps.complexity(net, x, noise[1])
 
 
 # Networks and preprocessing

@@ -1,0 +1,56 @@
+"""The work of cells and of rows of experts, as numbers: floating-point operations, bytes, kernels."""
+
+from lib.config.checks import shape_of
+from lib.data.sources import SOURCES
+from lib.methods import METHODS
+from lib.methods.example import work_of_step
+from lib.training.experts import expert_bytes, expert_flops
+
+from .inputs import with_precision
+
+SUBSET = {"classes": 10, "train": 13000}  # about, of a subset of ImageNet
+
+
+def work_of_experts(params, key):
+    """The FLOPs of an expert, 1, how many they are, their dtype, bytes on the disk of all; None if not known."""
+    row = params.experts[key]
+    source, shape = source_of(params, row), shape_of(vars(params), row)
+    if not source:
+        return None
+    size = row.count * expert_bytes(row, shape, source["classes"])
+    return expert_flops(row, shape, source["train"]), 1, row.count, "float32", size
+
+
+def work_of_cell(params, key, device=None):
+    """The FLOPs of a step of a cell's distillation, its steps, runs, dtype (on a device); None if not known."""
+    source = source_of(params, params.cells[key])
+    if source is None:
+        return None
+    cell = with_precision(key, params.cells[key], device) if device else params.cells[key]
+    cfg, shape = cell.distill, shape_of(vars(params), cell)
+    flops = METHODS[cell.method].step_flops(cfg, shape, source["classes"] // cfg.class_steps)
+    return flops, cfg.steps, len(cfg.seeds) * cfg.class_steps, cfg.conv_dtype
+
+
+def step_on_gpu(params, key, counted):
+    """What a step of a cell's distillation takes of an H100, as a sentence; None if not known.
+
+    counted: the Work of steps by what it depends on, which is added to.
+    """
+    cell, source = params.cells[key], source_of(params, params.cells[key])
+    if source is None:
+        return None
+    shape, classes = shape_of(vars(params), cell), source["classes"] // cell.distill.class_steps
+    run = cell.distill.changed(seeds=None, eval_protocol=None, eval_at=None, eval_every=0)
+    pool = cell.experts != "none" and cell.distill.batches != "segments"
+    pool = params.experts[cell.experts].count - params.experts[cell.experts].held_out if pool else 0
+    what = f"{cell.method} {run} {shape} {classes} {source['train']} {pool}"
+    if what not in counted:
+        counted[what] = work_of_step(cell.method, run, shape, classes, source["train"], pool)
+    return counted[what].describe(METHODS[cell.method].step_flops(run, shape, classes), run.conv_dtype)
+
+
+def source_of(params, row):
+    """How many `classes` and `train`ing examples a row's dataset has; None for a folder of the user's own."""
+    dataset = params.datasets[row.dataset]
+    return None if dataset.folder else SUBSET if dataset.subset else SOURCES[dataset.source]
