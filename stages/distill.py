@@ -54,7 +54,7 @@ def one_run(recipe, runtime, seed, step, real, work, track, stop):
     real = part_of(real, cfg, seed, step)
     experts, starts = experts_of(recipe, runtime, protocol.num_nets, real.train_x.device)
     syn = SyntheticSet(*start_of(cfg, real, name, experts.get("experts")), cfg.learn_labels)
-    method = METHODS[recipe.cell.method](cfg, syn, name, runtime.compile, **experts)
+    method = METHODS[recipe.cell.method](cfg, syn, name, **experts)
     batches = batches_for(real, cfg, name, experts.get("experts"))
 
     def accuracy():

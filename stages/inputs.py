@@ -18,7 +18,7 @@ from .user_files import archives_of
 def device_of(runtime):
     """The torch device that the runtime names."""
     try:
-        return device_named(runtime.device)
+        return device_named(runtime.device, runtime.capture)
     except ValueError as error:
         raise ParamsError(f"params.yaml: runtime.device: {error}") from None
 

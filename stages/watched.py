@@ -20,7 +20,8 @@ def runner():
     if not STARTED:
         ours, its = multiprocessing.Pipe()
         command = [sys.executable, "-c", RUNNER, str(its.fileno())]
-        subprocess.Popen(command, pass_fds=[its.fileno()], start_new_session=True)
+        begun = {"pass_fds": [its.fileno()], "start_new_session": True, "stderr": subprocess.STDOUT}
+        subprocess.Popen(command, stdout=subprocess.PIPE, **begun)  # a pipe, as it is later: Python asks once
         its.close()
         STARTED.append(ours)
     return STARTED[0]

@@ -28,10 +28,11 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 import lib.tensors
 import lib.training.compute
+from lib.autodiff import captured
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
@@ -231,6 +232,7 @@ class Pretended(TorchDispatchMode):
         for function in (compute.widest_layer, compute.forward_flops):
             stack.enter_context(replaced(function, undisturbed(function)))
         stack.enter_context(replaced(compute.autocast, autocast))
+        stack.enter_context(mock.patch.dict(captured.GRAPHS, {"cuda": Graph}))
         stack.enter_context(replaced(lib.tensors.load_tensors, load_tensors))
         stack.enter_context(Calls())
         ACTIVE.append(self)
@@ -309,6 +311,33 @@ class Pretended(TorchDispatchMode):
                 self.wait("index from the host")
         if values and not isinstance(values[0], OnDevice) and values[0].ndim:
             raise RefusedByCuda(f"{packet.__name__}: CPU values put into a tensor of the device, at {line()}")
+
+
+class Graph:
+    """In place of a CUDA graph: what it computes, by calls of the function; and what CUDA asks of a capture.
+
+    Within it nothing may wait, and each call has to launch the same kernels.
+    """
+
+    def __init__(self, function, args):
+        self.function, self.args, machine = function, args, ACTIVE[-1]
+        for _ in range(captured.WARM_UPS):
+            function(*args)
+        waits, launched = machine.waits.copy(), len(machine.kernels)
+        self.out = function(*args)
+        self.kernels = machine.kernels[launched:]
+        if machine.waits != waits:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {machine.waits - waits}")
+
+    def replay(self):
+        machine = ACTIVE[-1]
+        waits, launched = machine.waits.copy(), len(machine.kernels)
+        found = self.function(*self.args)
+        if machine.kernels[launched:] != self.kernels or machine.waits != waits:
+            raise RefusedByCuda(f"{self.function.__qualname__}: another call would launch other kernels, or wait")
+        for old, new in zip(tree_leaves(self.out), tree_leaves(found), strict=True):
+            if old is not None:
+                old.copy_(new)
 
 
 def check_fused(packet, args):

@@ -8,7 +8,7 @@ from lib.augment.dsa import apply
 from lib.config.load import load_params
 from lib.data.labels import class_labels
 from lib.data.real import RealSet
-from lib.methods.rat import Clip, RaT, adam
+from lib.methods.rat import Clip, RaT, adam, adam_rate
 from lib.rng import class_minibatches, generator
 from lib.synthetic.initial import initial_set
 from lib.synthetic.set import SyntheticSet
@@ -94,11 +94,11 @@ def test_inner_update_is_the_librarys_adam_and_finite_where_nothing_moves():
     state = weights.detach().clone(), torch.zeros(5, dtype=torch.float64), torch.zeros(5, dtype=torch.float64)
     for count in range(1, 4):
         weights.grad = torch.randn(5, dtype=torch.float64, generator=draws)
-        state = adam(state, weights.grad, count, 0.01)
+        state = adam(state, weights.grad, adam_rate(count, 0.01))
         theirs.step()
     assert torch.allclose(state[0], weights, rtol=0, atol=1e-7)
     still = torch.zeros(3, requires_grad=True)
-    moved, *_ = adam((torch.ones(3), torch.zeros(3), torch.zeros(3)), still, 1, 0.01)
+    moved, *_ = adam((torch.ones(3), torch.zeros(3), torch.zeros(3)), still, adam_rate(1, 0.01))
     (slope,) = torch.autograd.grad(moved.sum(), still)
     assert slope.isfinite().all() and (moved == 1).all()
 

@@ -36,6 +36,7 @@ def machine(monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("error:.*not captured")
 @pytest.mark.parametrize("name", TRACES)
 def test_the_device_gives_the_numbers_of_the_cpu(name, machine):
     with machine:
@@ -44,6 +45,7 @@ def test_the_device_gives_the_numbers_of_the_cpu(name, machine):
     assert not traces.differences(name, traces.stored_traces().get(name), found)
 
 
+@pytest.mark.filterwarnings("error:.*not captured")
 @pytest.mark.parametrize("name, what", [(name, what) for name in RUNS for what in RUNS[name]])
 def test_no_step_of_a_method_waits(name, what, machine):
     with machine, traces.float64():

@@ -45,6 +45,8 @@ def test_output_status_and_errors_come_back(run):
     code, output = run(f"import sys; print('found it'); print('''{lines}'''); sys.exit(3)")
     assert code == 3
     assert output.startswith("found it\n") and output.rstrip().endswith("49") and "\n7\n" not in output
+    code, output = run("import sys; sys.stdout.reconfigure(errors='replace'); print('\\ud800 well')")
+    assert (code, output) == (0, "? well\n")
     code, output = run("1 / 0")
     assert (code, "ZeroDivisionError" in output) == (1, True)
     assert run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")[0] == 128 + signal.SIGKILL

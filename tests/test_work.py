@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lib.autodiff import captured
 from lib.config.load import load_params
 from lib.config.settings import Settings
 from lib.methods.example import work_of_step
@@ -37,10 +38,10 @@ def test_numbers_that_are_one_in_memory_are_read_once():
 
 def test_what_binds_is_the_longest_time():
     work = Work()
-    work.kernels, work.bytes, work.peak = 1000, 10**9, 2 * 10**9
+    work.kernels, work.launches, work.bytes, work.peak = 5000, 1000, 10**9, 2 * 10**9
     assert LAUNCH * 1000 > 10**9 / H100_BYTES
     text = work.describe(10**9, "float32")
-    assert "1000 launches 5 ms" in text and "at least 5 ms, 2 GB in use" in text
+    assert "1000 launches of 5000 kernels 5 ms" in text and "at least 5 ms, 2 GB in use" in text
     assert f"at least {10**15 / H100['float32']:.3g}".rstrip("0") in work.describe(10**12, "float32")
 
 
@@ -51,13 +52,17 @@ def test_kernels_are_those_that_a_device_launches(name, more, monkeypatch):
     fields = {key: value for key, value in fields.items() if key in {**DISTILL, **BASES[name]}}
     monkeypatch.setattr(data, "DEVICE", torch.device("cuda"))
     with Pretended() as machine, traces.float64():
+        captured.GRAPHS.clear()
         _, method, batches, _ = traces.prepared_run(name, fields)
         taken = [traces.wide(batches.next()) for _ in range(2)]
         method.step(0, *taken[0])
         machine.kernels.clear()
         method.step(1, *taken[1])
     cfg = Settings(**{**DISTILL, **BASES[name], **fields})
-    assert work_of_step(name, cfg, SHAPE, 3, 48).kernels == len(machine.kernels) + more
+    work = work_of_step(name, cfg, SHAPE, 3, 48, graphs=False)
+    assert work.kernels == work.launches == len(machine.kernels) + more
+    replayed = work_of_step(name, cfg, SHAPE, 3, 48)
+    assert (replayed.launches < work.launches / 2) == (name not in ("dc", "dm")), "bound by memory and arithmetic"
 
 
 def test_imagenet_64_fits_an_h100():

@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..networks.layers import AveragePool, PooledConv, average_pool_adjoint
+from ..tensors import memory_of
+from .captured import Captured
 
-RECORD_BYTES = 2**28  # memory for the records of an unroll's steps
+RECORD_BYTES = 2**28  # of a CPU's memory, for the records of an unroll's steps; of a GPU's a quarter
 FEW_CHANNELS = 8  # below it a matrix product is quicker than the library's transposed convolution
 
 
@@ -301,11 +303,8 @@ LAYERS = {nn.Linear: Dense, PooledConv: Im2colPooledConv, nn.Conv2d: Conv, nn.Gr
 LAYERS |= {nn.ReLU: ReLU, AveragePool: Pool}
 
 
-def layerwise_derivatives(flat, compiled="none"):
-    """The LayerwiseDerivatives of an unroll.Flat network, or None if it has a layer of another kind.
-
-    compiled: a mode of torch.compile, or 'none'.
-    """
+def layerwise_derivatives(flat):
+    """The LayerwiseDerivatives of an unroll.Flat network, or None if it has a layer of another kind."""
     if not isinstance(flat.net.body, nn.Sequential):
         return None
     modules = [module for module in (*flat.net.body, flat.net.head) if type(module) not in (nn.Flatten, nn.Identity)]
@@ -318,7 +317,7 @@ def layerwise_derivatives(flat, compiled="none"):
         plan.insert(dense, (FlattenBatchLast, None))
     else:
         plan = [(BatchLast, None), *plan[:dense], (Flatten, None), *plan[dense:]]
-    return LayerwiseDerivatives(plan, list(flat.shapes.values()), compiled)
+    return LayerwiseDerivatives(plan, list(flat.shapes.values()))
 
 
 class Record:
@@ -336,18 +335,19 @@ class Record:
 class LayerwiseDerivatives:
     """Derivatives of a network's mean cross-entropy on images x (B, K, H, W) with labels y (B, C), C > 1, of any sum.
 
-    plan: pairs of a layer's kind and its module; shapes: of the parameters, in their order; compiled: the mode of
-    torch.compile for `gradient_only` and `directional_derivative_at`, or 'none'.
+    plan: pairs of a layer's kind and its module; shapes: of the parameters, in their order. A GPU replays
+    `gradient_only` and `directional_derivative_at` as CUDA graphs.
     """
 
-    def __init__(self, plan, shapes, compiled="none"):
+    def __init__(self, plan, shapes):
         self.plan, self.shapes = plan, shapes
         self.sizes = [shape.numel() for shape in shapes]
-        self.keep_records = compiled == "none"  # out of compiled code a record would cost more than it saves
-        if not self.keep_records:
-            options = {"mode": compiled, "dynamic": False}
-            self.gradient_only = torch.compile(self.gradient_only, **options)
-            self.directional_derivative_at = torch.compile(self.directional_derivative_at, **options)
+        self.gradient_only = Captured(self.gradient_only)
+        self.directional_derivative_at = Captured(self.directional_derivative_at)
+
+    def keeps_records(self, device):
+        """Whether a gradient's values are kept for its derivatives: a CUDA graph's next replay would change them."""
+        return not self.gradient_only.on_device(device)
 
     def _views(self, theta, layers):
         """Each layer's tensors of a flat vector (P,)."""
@@ -407,10 +407,13 @@ class GradientDescent:
 
     def __init__(self, derivatives, minibatch, frozen=False):
         self.derivatives, self.minibatch, self.frozen = derivatives, minibatch, frozen
-        self.records, self.bytes_left = {}, RECORD_BYTES
+        self.records, self.bytes_left = {}, None
 
     def __call__(self, t, state, rates, x, y):
-        if self.derivatives.keep_records:
+        device = state[0].device
+        if self.bytes_left is None:
+            self.bytes_left = RECORD_BYTES if device.type == "cpu" else memory_of(device) // 4
+        if self.derivatives.keeps_records(device):
             grad, _, record = self.derivatives.gradient(state[0][0], *self.minibatch(t, x, y))
             if (size := record.nbytes()) <= self.bytes_left:
                 self.records[t], self.bytes_left = record, self.bytes_left - size

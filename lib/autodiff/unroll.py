@@ -8,6 +8,8 @@ sheets of dataset distillation, section 2, and of trajectory matching, section 6
 import torch
 from torch.func import functional_call, vmap
 
+from .captured import Captured
+
 
 class Flat:
     """A network as a function of one flat weight vector, in the order of its parameters; buffers do not change."""
@@ -47,6 +49,56 @@ def gradient(loss, theta, frozen=False):
         if frozen or not recording:
             theta = theta.detach().requires_grad_()
         return torch.autograd.grad(loss(theta), theta, create_graph=recording)[0]
+
+
+class Core:
+    """The part of a step that has a step's work: function(*state, *arguments) -> the next state's tensors.
+
+    It is differentiable, of tensors alone and the same for all steps, so that a GPU can replay it and its
+    vector-Jacobian product as CUDA graphs (`capture`).
+    """
+
+    def __init__(self, function, capture=True):
+        self.function = function
+        self.forward, self.backward = Captured(self._forward, capture), Captured(self._backward, capture)
+
+    @torch.no_grad()
+    def _forward(self, *tensors):
+        return self.function(*tensors)
+
+    def _backward(self, needed, adjoint, *tensors):
+        """The adjoint of those of state and arguments that are `needed`; the last `adjoint` tensors: the result's."""
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_(need) for t, need in zip(tensors, needed)]
+            outputs = self.function(*leaves)
+            options = {"allow_unused": True, "materialize_grads": True}
+            return torch.autograd.grad(outputs, [t for t in leaves if t.requires_grad], tensors[-adjoint:], **options)
+
+
+class Step:
+    """A step for `unroll`: a Core's, with what arguments(t, *inputs) takes of the inputs, differentiably."""
+
+    def __init__(self, core, arguments):
+        self.core, self.arguments = core, arguments
+
+    def __call__(self, t, state, *inputs):
+        return self.core.forward(*state, *self.arguments(t, *inputs))
+
+    def pullback(self, t, state, inputs, adjoint, totals):
+        """The adjoint before step t; adds the step's gradients by its inputs to `totals`, None where none is needed."""
+        with torch.enable_grad():
+            inputs = [x.detach().requires_grad_(total is not None) for x, total in zip(inputs, totals)]
+            arguments = self.arguments(t, *inputs)
+        needed = (*[True] * len(state), *(argument.requires_grad for argument in arguments))
+        values = [argument.detach() for argument in arguments]
+        found = self.core.backward(needed, len(adjoint), *state, *values, *adjoint)
+        outputs, leaves = ([t for t in tensors if t.requires_grad] for tensors in (arguments, inputs))
+        if outputs:
+            options = {"allow_unused": True, "materialize_grads": True}
+            grads = torch.autograd.grad(outputs, leaves, found[len(state) :], **options)
+            for total, grad in zip((total for total in totals if total is not None), grads):
+                total += grad
+        return found[: len(state)]
 
 
 class _Unroll(torch.autograd.Function):
@@ -89,6 +141,6 @@ def unroll(step, steps, state, *inputs):
     state: a tuple of tensors. step: differentiable, with the same result whenever it is called with the same t, so its
     random numbers are drawn before. Memory: all states and the graph of one step.
     A step may have its own vector-Jacobian product, pullback(t, state, inputs, adjoint, totals) -> the adjoint before
-    it; then no graph is built (layerwise.py). It adds the gradients by the inputs to `totals`, None where not needed.
+    it (Step; by hand in layerwise.py). It adds the gradients by the inputs to `totals`, None where not needed.
     """
     return _Unroll.apply(step, steps, len(state), *state, *inputs)

@@ -473,4 +473,4 @@ class Runtime(Row):
     imagenet_dir: Place | None  # the user's copy of ImageNet-1K
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$", description="auto, cpu, cuda or cuda:N")]
     checkpoint_minutes: number(0, 10**4, "a week; 0: always")
-    compile: one_of("none", "default", "reduce-overhead")  # of passes and unrolled steps; the last: CUDA graphs
+    capture: bool  # steps as CUDA graphs, where a GPU is

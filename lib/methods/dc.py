@@ -18,8 +18,8 @@ from .matching import Matching
 class DC(Matching):
     """cfg also has `distance`, `outer`, `inner_epochs`, `lr_net` and `net_batch`."""
 
-    def __init__(self, cfg, syn, seed, compiled="none"):
-        super().__init__(cfg, syn, seed, compiled)
+    def __init__(self, cfg, syn, seed):
+        super().__init__(cfg, syn, seed)
         self.outer = cfg.outer
 
     @staticmethod

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from ..augment.dd import crop_flip
 from ..autodiff.layerwise import GradientDescent, layerwise_derivatives
-from ..autodiff.unroll import Flat, gradient, unroll
+from ..autodiff.unroll import Core, Flat, Step, gradient, unroll
 from ..networks import build
 from ..rng import generator
 from ..synthetic.lowrank import images_per_class
@@ -34,12 +34,13 @@ class DD(Stateful):
     them are kept for evaluations.
     """
 
-    def __init__(self, cfg, syn, seed, compiled="none", experts=None, held_out=0):
+    def __init__(self, cfg, syn, seed, experts=None, held_out=0):
         self.cfg, self.syn = cfg, syn
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
-        self.derivatives = layerwise_derivatives(self.net, compiled) if syn.y.shape[1] > 1 else None
+        self.derivatives = layerwise_derivatives(self.net) if syn.y.shape[1] > 1 else None
         self.dropout = any(isinstance(m, torch.nn.Dropout) for m in self.net.net.modules())
+        self.descent = Core(self.descend, not self.dropout)  # a graph would keep its masks
         self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment")}
         self.rngs["dropout"] = generator(seed, "dropout")  # on the CPU: it draws seeds
         self.outer_loss = OuterLoss(self.net, self.derivatives, cfg.net, shape, device, cfg.conv_dtype)
@@ -64,6 +65,10 @@ class DD(Stateful):
             return self.pool[order[: self.cfg.nets_per_step]]
         return torch.stack([self.net.weights(self.rngs["weights"]) for _ in range(self.cfg.nets_per_step)])
 
+    def descend(self, theta, rate, x, y):
+        """Weights (K, P) after a step of gradient descent on a minibatch."""
+        return (theta - rate * gradient(lambda w: cross_entropy(self.net(w, x), y).sum(), theta),)
+
     def train(self, theta):
         """Weights (K, P) after all inner steps of networks that start from theta (K, P); differentiable in the set."""
         steps, minibatches = self.syn.rates.numel(), self.cfg.minibatches
@@ -75,14 +80,13 @@ class DD(Stateful):
             start = t % minibatches * size
             return images[start : start + size], y[start : start + size]
 
-        def step(t, state, rates, images, y):
-            x, y = minibatch(t, images, y)
+        def arguments(t, rates, images, y):
             if self.dropout:  # the same masks when the step's graph is rebuilt
                 torch.manual_seed(seeds[t].item())
-            return (state[0] - rates[t] * gradient(lambda w: cross_entropy(self.net(w, x), y).sum(), state[0]),)
+            return rates[t], *minibatch(t, images, y)
 
-        if self.derivatives and len(theta) == 1:
-            step = GradientDescent(self.derivatives, minibatch)
+        by_hand = self.derivatives and len(theta) == 1
+        step = GradientDescent(self.derivatives, minibatch) if by_hand else Step(self.descent, arguments)
         return unroll(step, steps, (theta,), self.syn.lr.flatten(), self.syn.x, self.syn.labels)[0]
 
     def step(self, step, x, y):

@@ -30,13 +30,13 @@ class Weights:
         return torch.empty(len(experts), self.size, device=META)
 
 
-def work_of_step(name, cfg, shape, classes, train, pool=0):
+def work_of_step(name, cfg, shape, classes, train, pool=0, graphs=True):
     """The Work of a cell's second step, its real data in use. cfg: its `distill` parameters.
 
     shape: of an image (K, H, W); classes: of a run; train: how many training images; pool: how many experts its
-    networks start from, or 0.
+    networks start from, or 0; graphs: whether functions are captured as CUDA graphs.
     """
-    with Work() as work:
+    with Work(graphs) as work:
         net = build(cfg.net, shape, 1 if classes == 2 and cfg.labels == "outputs" else classes)
         size = sum(p.numel() for p in net.parameters())
         x, batch = real_batch(cfg, shape, classes, train, size)

@@ -10,11 +10,13 @@ from math import cos, pi
 
 import torch
 
+from ..autodiff.captured import Captured
 from ..networks import build
 from ..rng import generator, restore
 from ..synthetic.lowrank import images_per_class
 from ..training.compute import autocast, forward_flops, images_per_pass
 from ..training.losses import squared_error
+from ..training.optimizers import adam, forget, load_state, state_of
 from . import METHODS
 from .kernel_regression import krr_predict
 from .lamb import Lamb
@@ -50,36 +52,34 @@ class Member:
     """One network of the pool, its Adam state, and `counter`: the number of its updates."""
 
     def __init__(self, net, lr, counter):
-        self.net, self.counter = net, counter
-        fused = next(net.parameters()).device.type != "meta"  # which has no such kernel
-        self.optimizer = torch.optim.Adam(net.parameters(), lr, fused=fused)
+        self.net, self.optimizer, self.counter = net, adam(net.parameters(), lr), counter
 
     def reset(self, gen):
         self.net.reset(gen)
-        self.optimizer.state.clear()
+        forget(self.optimizer)
         self.counter = 0
+
+    def tensors(self):
+        """All that an update changes."""
+        return [*self.net.state_dict().values(), *state_of(self.optimizer)]
 
     def state_dict(self):
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "counter": self.counter}
 
     def load_state_dict(self, state):
         self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, state["optimizer"])
         self.counter = state["counter"]
-        for p, moments in self.optimizer.state.items():
-            for name in ("exp_avg", "exp_avg_sq"):  # in p's layout: the fused step goes by memory order
-                moments[name] = torch.empty_like(p).copy_(moments[name])
 
 
 @METHODS.register()
 class FRePo:
     """The method's state; `step` is one iteration of the algorithm.
 
-    cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device; compiled: torch.compile's mode
-    for the networks' passes ('reduce-overhead' captures them as CUDA graphs), or 'none'.
+    cfg: the cell's `distill` parameters; syn: the SyntheticSet to learn, on the device.
     """
 
-    def __init__(self, cfg, syn, seed, compiled="none"):
+    def __init__(self, cfg, syn, seed):
         self.cfg, self.syn = cfg, syn
         device = syn.y.device
         self.weights_rng = generator(seed, "pool", "weights", device=device)
@@ -87,8 +87,9 @@ class FRePo:
         self.batch_rng = generator(seed, "pool", "batch", device=device)
         self.pool = [self._member(cfg.reset_after // cfg.pool_size * i) for i in range(cfg.pool_size)]
         self.optimizer = Lamb(syn.learned, cfg.outer_lr)
-        self.compiled = compiled != "none"
-        self._run = torch.compile(self._pass, mode=compiled) if self.compiled else self._pass
+        self.target_features = Captured(self.target_features)
+        self.meta_gradients = Captured(self.meta_gradients)
+        self.update = Captured(self.update, changes=lambda member, *batch: member.tensors())
 
     def _member(self, counter):
         x, y = self.syn.x, self.syn.y
@@ -110,7 +111,7 @@ class FRePo:
 
     def _features(self, net, x):
         """Penultimate features (N, F) in the kernel's precision; eval-mode norm statistics."""
-        return self._run(net.eval(), x, False).to(getattr(torch, self.cfg.krr_dtype))
+        return self._pass(net.eval(), x, False).to(getattr(torch, self.cfg.krr_dtype))
 
     def data_fit(self, phi_real):
         """The regression's loss, a function of predictions and targets (B, C), for real features phi_real (B, F)."""
@@ -122,20 +123,25 @@ class FRePo:
         size = images_per_pass(self.cfg.net, tuple(x.shape[1:]), x.device, self.cfg.conv_dtype)
         return torch.cat([self._features(net, part) for part in x.split(size)])
 
+    def meta_gradients(self, net, x, y, phi_real, targets):
+        """The outer loss of a set x, y through a frozen network, the batch's accuracy, the gradients by x and by y."""
+        net.requires_grad_(False)  # saves about half of the backward pass
+        leaves = [x.detach().requires_grad_(), y.detach().requires_grad_()]
+        y, targets = leaves[1].to(phi_real.dtype), targets.to(phi_real.dtype)
+        features, data_fit = partial(self._features, net), self.data_fit(phi_real)
+        loss, accuracy = meta_loss(features, leaves[0], y, phi_real, targets, self.cfg.flip, data_fit)
+        learned = leaves if self.syn.y.requires_grad else leaves[:1]
+        return loss.detach(), accuracy, *torch.autograd.grad(loss, learned)
+
     def meta_step(self, net, x_real, targets, lr):
         """Update the synthetic set through a frozen network (sections 2 and 3)."""
-        phi_real = self.target_features(net, x_real)
-        net.requires_grad_(False)  # saves about half of the backward pass
-        features = partial(self._features, net)
-        y, targets = self.syn.y.to(phi_real.dtype), targets.to(phi_real.dtype)
-        data_fit = self.data_fit(phi_real)
-        loss, accuracy = meta_loss(features, self.syn.x, y, phi_real, targets, self.cfg.flip, data_fit)
+        phi_real, x = self.target_features(net, x_real), self.syn.x
+        loss, accuracy, *grads = self.meta_gradients(net, x.detach(), self.syn.y.detach(), phi_real, targets)
         self.optimizer.zero_grad()
-        loss.backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        torch.autograd.backward([x, self.syn.y][: len(grads)], grads)  # to the pixels or, if a product, to its factors
+        self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.step()
-        return {"loss": loss.detach(), "batch_accuracy": accuracy}
+        return {"loss": loss, "batch_accuracy": accuracy}
 
     def online_step(self, member):
         """Train a member of the pool on the set for one step (section 5): train-mode norm, no flip, no augmentation."""
@@ -144,17 +150,19 @@ class FRePo:
         if n > batch:
             indices = torch.randperm(n, generator=self.batch_rng, device=x.device)[:batch]
             x, y = x[indices], y[indices]
+        self.update(member, x, y)
+        member.counter += 1
+
+    def update(self, member, x, y):
+        """One step of a member's Adam on images x (B, K, H, W) and labels y (B, C)."""
         net = member.net.train()
         net.requires_grad_(True)
         member.optimizer.zero_grad()
-        squared_error(self._run(net, x, True).to(y.dtype), y).backward()
+        squared_error(self._pass(net, x, True).to(y.dtype), y).backward()
         member.optimizer.step()
-        member.counter += 1
 
     def step(self, step, x_real, targets):
         """Iteration `step` (from 0) on a real batch x_real (B, K, H, W), targets (B, C) -> metrics on the device."""
-        if self.compiled:
-            torch.compiler.cudagraph_mark_step_begin()  # captured outputs live for one iteration
         member = self.pool[torch.randint(len(self.pool), (), generator=self.pool_rng)]
         lr = cosine_lr(self.cfg.outer_lr, self.cfg.outer_lr_final, step, self.cfg.steps)
         metrics = self.meta_step(member.net, x_real, targets, lr)

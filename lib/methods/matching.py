@@ -28,7 +28,7 @@ class Matching(Stateful):
     checkpointed = ("syn", "optimizer", "net")
     joint = False  # whether all classes must be in one group
 
-    def __init__(self, cfg, syn, seed, compiled="none"):
+    def __init__(self, cfg, syn, seed):
         self.cfg, self.syn = cfg, syn
         device = syn.y.device
         self.per_class = images_per_class(cfg, tuple(syn.x.shape[1:]))

@@ -11,7 +11,7 @@ import torch
 
 from ..augment import dsa
 from ..autodiff.layerwise import GradientDescent, layerwise_derivatives
-from ..autodiff.unroll import Flat, gradient, unroll
+from ..autodiff.unroll import Core, Flat, Step, gradient, unroll
 from ..networks import build
 from ..rng import generator
 from ..synthetic.lowrank import images_per_class
@@ -27,12 +27,12 @@ MOMENTUM = 0.5  # of the images and of the rate
 class MTT(Stateful):
     """State and step of one run. cfg: the cell's `distill` parameters; syn: the SyntheticSet, on the device."""
 
-    def __init__(self, cfg, syn, seed, compiled="none", experts=None):
+    def __init__(self, cfg, syn, seed, experts=None):
         self.cfg, self.syn = cfg, syn
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         net = build(cfg.net, shape, syn.y.shape[1])
         self.net = Flat(net.to(device, memory_format=net.layout))
-        self.derivatives = layerwise_derivatives(self.net, compiled)
+        self.derivatives, self.descent = layerwise_derivatives(self.net), Core(self.descend)
         self.rngs = {name: generator(seed, name, device=device) for name in ("order", "augment")}
         self.rngs["family"] = generator(seed, "family")  # on the CPU: it decides which code runs
         syn.add_schedule(torch.full((1, 1), cfg.lr_start, device=device), torch.clone)
@@ -54,26 +54,27 @@ class MTT(Stateful):
             batches += order.split(size)[::-1]
         return batches[: self.cfg.inner_steps]
 
+    def descend(self, theta, rate, x, y):
+        """Weights (1, P) after a step of gradient descent on a minibatch."""
+        frozen = self.cfg.gradient == "tesla"
+        return (theta - rate * gradient(lambda w: cross_entropy(self.net.one(w[0], x), y), theta, frozen),)
+
     def train(self, theta):
         """Weights (P,), after all inner steps, of a student that starts from theta (P,); differentiable in the set."""
         indices, policy = self.minibatches(), self.cfg.augment
         draws = None
         if policy != "none":
             draws = [dsa.draw(policy, 1, len(i), self.rngs["augment"], self.rngs["family"]) for i in indices]
-        frozen = self.cfg.gradient == "tesla"
 
         def minibatch(t, images, y):
             x = images[indices[t]]
             return dsa.apply(x[None], draws[t])[0] if draws else x, y[indices[t]]
 
-        def step(t, state, rates, images, y):
-            x, y = minibatch(t, images, y)
-            grad = gradient(lambda w: cross_entropy(self.net.one(w[0], x), y), state[0], frozen)
-            return (state[0] - rates[t] * grad,)
-
         self.net.net.train()
         if self.derivatives:
-            step = GradientDescent(self.derivatives, minibatch, frozen)
+            step = GradientDescent(self.derivatives, minibatch, self.cfg.gradient == "tesla")
+        else:
+            step = Step(self.descent, lambda t, rates, images, y: (rates[t], *minibatch(t, images, y)))
         rates = self.syn.lr[0, 0].expand(len(indices))
         return unroll(step, len(indices), (theta[None],), rates, self.images(), self.syn.labels)[0][0]
 

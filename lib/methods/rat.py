@@ -9,7 +9,7 @@ import torch
 
 from ..augment import dsa
 from ..autodiff.layerwise import layerwise_derivatives
-from ..autodiff.unroll import Flat, gradient, unroll
+from ..autodiff.unroll import Core, Flat, Step, gradient, unroll
 from ..networks import build
 from ..rng import class_minibatches, generator
 from ..synthetic.lowrank import images_per_class
@@ -23,8 +23,13 @@ BETAS, EPS = (0.9, 0.999), 1e-8  # of the inner Adam; of the outer one too
 DECAY, LIMIT = 0.9, 2.0  # of the running mean of the gradient's norm; how many times this mean a norm may be
 
 
-def adam(state, grad, count, lr):
-    """The state (weights, first moment, second moment) after Adam's update `count` (from 1); differentiable.
+def adam_rate(count, lr):
+    """What Adam's update `count` (from 1) makes of its rate: the moments started from 0."""
+    return lr * (1 - BETAS[1] ** count) ** 0.5 / (1 - BETAS[0] ** count)
+
+
+def adam(state, grad, rate):
+    """The state (weights, first moment, second moment) after Adam's update at an `adam_rate`; differentiable.
 
     Where the second moment is 0 its root has an infinite slope, which must not meet a gradient of 0 (the sheet, 12.2).
     """
@@ -33,7 +38,6 @@ def adam(state, grad, count, lr):
     second = BETAS[1] * second + (1 - BETAS[1]) * grad**2
     positive = second > 0
     root = torch.where(positive, second, 1.0).sqrt() * positive
-    rate = lr * (1 - BETAS[1] ** count) ** 0.5 / (1 - BETAS[0] ** count)
     return theta - rate * first / (root + EPS), first, second
 
 
@@ -64,12 +68,14 @@ class RaT(Stateful):
 
     checkpointed = ("syn", "optimizer", "clip")
 
-    def __init__(self, cfg, syn, seed, compiled="none"):
+    def __init__(self, cfg, syn, seed):
         self.cfg, self.syn, self.seed = cfg, syn, seed
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
-        derivatives = layerwise_derivatives(self.net, compiled)
+        derivatives = layerwise_derivatives(self.net)
         self.outer_loss = OuterLoss(self.net, derivatives, cfg.net, shape, device, cfg.conv_dtype)
+        self.update = Core(self.descend)
+        self.rates = torch.tensor([adam_rate(i + 1, cfg.lr_net) for i in range(cfg.inner_steps)], device=device)
         self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment", "minibatches")}
         self.rngs["families"] = generator(seed, "families")  # on the CPU
         if cfg.init == "noise" and not cfg.rank:
@@ -106,6 +112,11 @@ class RaT(Stateful):
         sizes = len(self.syn) // ipc, ipc, self.cfg.inner_batch, self.cfg.batch_per_class
         return class_minibatches(steps, *sizes, self.rngs["minibatches"])
 
+    def descend(self, theta, first, second, rate, x, y):
+        """Weights (1, P) and moments after a step of Adam on a minibatch."""
+        grad = gradient(lambda w: cross_entropy(self.net(w, x), y).sum(), theta)
+        return adam((theta, first, second), grad, rate)
+
     def train(self, theta, start):
         """Weights (1, P), trained from theta (1, P) for `start` steps and the window's; differentiable in the set."""
         steps = start + self.cfg.window
@@ -113,16 +124,15 @@ class RaT(Stateful):
         draws = [self.draw(batch) for _ in range(steps)]
         self.net.net.train()
 
-        def step(t, state, x, y, start=start):
-            images, labels = dsa.apply(x[indices[start + t]][None], draws[start + t])[0], y[indices[start + t]]
-            grad = gradient(lambda w: cross_entropy(self.net(w, images), labels).sum(), state[0])
-            return adam(state, grad, start + t + 1, self.cfg.lr_net)
+        def arguments(t, x, y):
+            return self.rates[t], dsa.apply(x[indices[t]][None], draws[t])[0], y[indices[t]]
 
         state, x, y = (theta, torch.zeros_like(theta), torch.zeros_like(theta)), self.syn.x, self.syn.labels
         with torch.no_grad():
             for t in range(start):
-                state = step(t, state, x, y, 0)
-        return unroll(step, self.cfg.window, state, x, y)[0]
+                state = self.update.forward(*state, *arguments(t, x, y))
+        window = Step(self.update, lambda t, x, y: arguments(start + t, x, y))
+        return unroll(window, self.cfg.window, state, x, y)[0]
 
     def step(self, step, x, y):
         """Outer step `step` (from 0) on a real batch x (B, K, H, W), y (B, C) -> metrics on the device."""

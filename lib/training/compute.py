@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..autodiff.captured import GRAPHS
 from ..networks import build
 from ..tensors import memory_of
 from .cost import matmul_rate
@@ -20,12 +21,17 @@ ALL_THREADS = torch.get_num_threads()
 DTYPES = ("float32", "bfloat16")  # that convolutions run in
 
 
-def device_named(name):
-    """The torch device that `runtime.device` names; auto: a GPU if there is one. ValueError for a missing GPU."""
+def device_named(name, capture=True):
+    """The torch device that `runtime.device` names; auto: a GPU if there is one. ValueError for a missing GPU.
+
+    capture: `runtime.capture`, whether it replays functions as CUDA graphs.
+    """
     wanted = name.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"found {wanted!r}; no CUDA device is available here: use auto or cpu")
     torch.backends.cudnn.allow_tf32 = False  # a cell's float32 means float32
+    if not capture:
+        GRAPHS.clear()
     torch.backends.cudnn.benchmark = True  # shapes repeat: the fastest algorithm for each is found once
     keep_freed_memory()
     return torch.device(wanted)

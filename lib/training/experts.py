@@ -10,6 +10,7 @@ import time
 import torch
 
 from ..augment import augmented
+from ..autodiff.captured import Captured
 from ..data.labels import class_labels
 from ..files import FileError
 from ..networks import build
@@ -18,6 +19,7 @@ from ..rng import generator, restore
 from .compute import forward_flops
 from .ends import Stopped
 from .losses import cross_entropy, predicted
+from .optimizers import adam, load_state, set_rate, state_of
 from .students import Students
 
 BETAS = (0.5, 0.999)  # of Adam, as DD's pools have it
@@ -57,8 +59,10 @@ class Group:
         self.chunks = []  # slices of experts, their leaves, their Adam or None
         for chunk in self.students.chunks(cfg.batch):
             leaves = self.students.leaves(chunk)
-            adam = torch.optim.Adam(leaves.values(), cfg.lr, BETAS, fused=True) if cfg.optimizer == "adam" else None
-            self.chunks.append((chunk, leaves, adam))
+            self.chunks.append(
+                (chunk, leaves, adam(leaves.values(), cfg.lr, BETAS) if cfg.optimizer == "adam" else None)
+            )
+        self.update = Captured(self.update, changes=self.tensors)
 
     @torch.no_grad()
     def weights(self):
@@ -74,18 +78,27 @@ class Group:
         order = torch.rand(size, len(self.y), generator=self.rngs["order"], device=self.y.device).argsort(1)
         self.students.template.train()
         for indices in order.split(self.cfg.batch, 1):
-            batch_right = []
-            for chunk, leaves, adam in self.chunks:
+            batch_right, rate = [], self.rate()
+            for number, (chunk, _, optimizer) in enumerate(self.chunks):
                 x, y = self.real.train_x[indices[chunk]], self.y[indices[chunk]]
                 x = augmented(self.cfg.augment, x, self.rngs["augment"], self.rngs["family"])
-                batch_right.append(self.update(chunk, leaves, adam, x, y))
+                if optimizer:
+                    set_rate(optimizer, rate)
+                batch_right.append(self.update(number, rate, x, y))
             num_right = num_right + torch.cat(batch_right)
         self.epochs_done += 1
         train = 100 * num_right / len(self.y)
         return train.tolist(), self.students.accuracy(self.real.test_x, self.real.test_y).tolist()
 
-    def update(self, chunk, leaves, adam, x, y):
+    def tensors(self, number, *update):
+        """All that an update of a chunk changes."""
+        _, leaves, optimizer = self.chunks[number]
+        state = state_of(optimizer) if optimizer else []
+        return [*leaves.values(), *self.students.buffers.values(), *state]
+
+    def update(self, number, rate, x, y):
         """One update of a chunk's experts on batches x (s, B, ...) -> how many images each had right (s,)."""
+        chunk, leaves, optimizer = self.chunks[number]
 
         def gradients(params):
             logits = self.students.call(chunk, x, params=dict(zip(leaves, params)))
@@ -95,20 +108,19 @@ class Group:
 
         params = list(leaves.values())
         grads, num_right = gradients(params)
-        if adam:
-            adam.param_groups[0]["lr"] = self.rate()
+        if optimizer:
             for p, grad in zip(params, grads):
                 p.grad = grad.contiguous()  # the fused update goes by memory, not by index
-            adam.step()
+            optimizer.step()
             return num_right
         if self.cfg.optimizer == "gsam":
             grads = gsam(params, grads, lambda params: gradients(params)[0], self.cfg.rho, self.cfg.alpha)
         with torch.no_grad():
-            torch._foreach_add_(params, grads, alpha=-self.rate())
+            torch._foreach_add_(params, grads, alpha=-rate)
         return num_right
 
     def state_dict(self):
-        adams = [adam.state_dict() for *_, adam in self.chunks if adam]
+        adams = [optimizer.state_dict() for *_, optimizer in self.chunks if optimizer]
         rng = {name: gen.get_state() for name, gen in self.rngs.items()}
         return {"params": self.students.params, "adams": adams, "done": self.epochs_done, "rng": rng}
 
@@ -116,8 +128,8 @@ class Group:
     def load_state_dict(self, state):
         for name, p in self.students.params.items():
             p.copy_(state["params"][name])
-        for (*_, adam), saved in zip(self.chunks, state["adams"]):
-            adam.load_state_dict(saved)
+        for (*_, optimizer), saved in zip(self.chunks, state["adams"]):
+            load_state(optimizer, saved)
         self.epochs_done = state["done"]
         for name, gen in self.rngs.items():
             restore(gen, state["rng"][name])

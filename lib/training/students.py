@@ -11,11 +11,13 @@ import torch
 from torch.func import functional_call, vmap
 
 from ..augment import augmented
+from ..autodiff.captured import Captured
 from ..networks import build
 from ..progress import progress_bar
 from ..rng import class_minibatches, generator
 from .compute import forward_flops, images_per_pass, numbers_per_pass, use_threads, widest_layer
 from .losses import cross_entropy, predicted, squared_error
+from .optimizers import adam, forget, set_rate, sgd, state_of
 
 CPU_BATCHED_FLOPS = 2e8  # of one student's step; beyond it a CPU is bound by arithmetic, and vmap only costs time
 SGD_MOMENTUM, SGD_DECAY = 0.9, 5e-4
@@ -129,10 +131,23 @@ class Students:
         for chunk in self.chunks(batch, lr is not None):
             leaves, rate = self.leaves(chunk), protocol.lr if lr is None else lr[self.set_of[chunk.start]].item()
             if protocol.optimizer == "adam":
-                optimizer = torch.optim.Adam(leaves.values(), rate, fused=True)
+                optimizer = adam(leaves.values(), rate)
             else:
-                optimizer = torch.optim.SGD(leaves.values(), rate, SGD_MOMENTUM, weight_decay=SGD_DECAY, fused=True)
+                optimizer = sgd(leaves.values(), rate, SGD_MOMENTUM, SGD_DECAY)
             chunks.append((chunk, leaves, optimizer, rate))
+
+        def update(number, x, y):
+            chunk, leaves, optimizer, _ = chunks[number]
+            # The students' losses are independent: their sum has each one's own gradient.
+            loss(self.call(chunk, x, params=leaves), y).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        def changes(number, x, y):
+            chunk, leaves, optimizer, _ = chunks[number]
+            return [*leaves.values(), *self.buffers.values(), *state_of(optimizer)]
+
+        update = Captured(update, changes=changes)
         self.template.train()
         updates = self._batches(n, batch, y.shape[2], protocol, gen)
         count, networks = protocol.epochs * per_epoch + protocol.steps, f"{len(self)} networks {self.net}"
@@ -140,14 +155,11 @@ class Students:
         for step, indices in enumerate(updates):
             batch_x, batch_y = x[self.set_of[:, None], indices], y[self.set_of[:, None], indices]
             batch_x = augmented(protocol.augment, batch_x, gen, host)
-            for chunk, leaves, optimizer, rate in chunks:
-                optimizer.param_groups[0]["lr"] = learning_rate(protocol, step, per_epoch, rate)
+            for number, (chunk, _, optimizer, rate) in enumerate(chunks):
+                set_rate(optimizer, learning_rate(protocol, step, per_epoch, rate))
                 if protocol.optimizer == "sgd" and step == drop_step(protocol, per_epoch):
-                    optimizer.state.clear()
-                # The students' losses are independent: their sum has each one's own gradient.
-                loss(self.call(chunk, batch_x[chunk], params=leaves), batch_y[chunk]).sum().backward()
-                optimizer.step()
-                optimizer.zero_grad()
+                    forget(optimizer)
+                update(number, batch_x[chunk], batch_y[chunk])
             if after:
                 after(step + 1)
                 self.template.train()

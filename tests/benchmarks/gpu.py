@@ -3,7 +3,7 @@
     python -m tests.benchmarks.gpu --minutes 9 --out gpu.json
 
 1. Parity: loss and gradients of the paper's network on the GPU against float64 on the CPU (bound: 1e-4 relative).
-2. The step: milliseconds per iteration eager, compiled and captured, and the share of the matrix-product rate.
+2. The step: milliseconds per iteration, kernel by kernel and as CUDA graphs, and the share of the matrix-product rate.
 3. With the time that is left, the cell `--cell`, from its last checkpoint; the set so far is evaluated by its protocol.
 
 The third part needs data/prepared/DATASET and data/preprocessing/NAME.safetensors (`dvc repro whiten@cifar10-zca`, or
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from lib.autodiff import captured
 from lib.config.load import load_params
 from lib.data.labels import centred_one_hot, initial_labels
 from lib.data.real import load_real
@@ -111,13 +112,11 @@ def main():
         rates = {dtype: matmul_rate(dtype, device) for dtype in ("float32", "bfloat16")}
         result["rates"], result["steps"] = rates, []
         for name in [n for n in CASES if "cifar10" in n]:
-            for mode in ("none", "default", "reduce-overhead"):
-                row = measure(name, "bfloat16", mode, device, 50, rates)
+            for graphs in ({}, dict(captured.GRAPHS)):
+                row = measure(name, "bfloat16", graphs, device, 50, rates)
                 result["steps"].append(row)
-                print(
-                    f"{name} {mode}: {1000 * row['seconds']:.3f} ms, {1 / row['over_floor']:.0%} of the bf16 rate",
-                    flush=True,
-                )
+                took = f"{1000 * row['seconds']:.3f} ms, {1 / row['over_floor']:.0%} of the bf16 rate"
+                print(f"{name}{' as graphs' if graphs else ''}: {took}", flush=True)
     left = args.minutes * 60 - (time.monotonic() - started) - 60  # a minute for the evaluation
     if left > 30:
         result["run"] = go_on(args.cell, device, left)
