@@ -9,7 +9,7 @@ from lib.synthetic.initial import run_name
 from lib.synthetic.set import SyntheticSet, rendered, save_set, stacked
 from lib.training import cost
 from lib.training.batches import batches_for
-from lib.training.compute import use_threads
+from lib.training.compute import allow_tf32, use_threads
 from lib.training.loop import run
 from lib.training.students import evaluate
 
@@ -30,6 +30,7 @@ def stage(recipe, runtime, part=None):
     check_against_data(key, cfg, real)
     flops = METHODS[cell.method].step_flops(cfg, real.shape, real.num_classes // cfg.class_steps)
     use_threads(flops, device)
+    allow_tf32(cfg.conv_dtype)
     work, prov = Workplace(*inputs_of_cell(recipe)), provenance(device) | {"conv_dtype": cfg.conv_dtype}
     seeds = share(cfg.seeds, part)
     missing = [seed for seed in seeds if not work.finished(f"seed{seed}")]

@@ -37,17 +37,25 @@ def step_on_gpu(params, key, counted):
 
     counted: the Work of steps by what it depends on, which is added to.
     """
+    if (sizes := example_of(params, key)) is None:
+        return None
+    if (what := str(sizes)) not in counted:
+        counted[what] = work_of_step(*sizes.values())
+    method, cfg, shape, classes, *_ = sizes.values()
+    return counted[what].describe(METHODS[method].step_flops(cfg, shape, classes), cfg.conv_dtype)
+
+
+def example_of(params, key):
+    """What lib.methods.example takes of a cell, by name; None if not known."""
     cell, source = params.cells[key], source_of(params, params.cells[key])
     if source is None:
         return None
-    shape, classes = shape_of(vars(params), cell), source["classes"] // cell.distill.class_steps
-    run = cell.distill.changed(seeds=None, eval_protocol=None, eval_at=None, eval_every=0)
-    pool = cell.experts != "none" and cell.distill.batches != "segments"
-    pool = params.experts[cell.experts].count - params.experts[cell.experts].held_out if pool else 0
-    what = f"{cell.method} {run} {shape} {classes} {source['train']} {pool}"
-    if what not in counted:
-        counted[what] = work_of_step(cell.method, run, shape, classes, source["train"], pool)
-    return counted[what].describe(METHODS[cell.method].step_flops(run, shape, classes), run.conv_dtype)
+    cfg = cell.distill.changed(seeds=None, eval_protocol=None, eval_at=None, eval_every=0)
+    sizes = {"method": cell.method, "cfg": cfg, "shape": shape_of(vars(params), cell)}
+    sizes |= {"classes": source["classes"] // cfg.class_steps, "train": source["train"], "pool": 0}
+    if cell.experts != "none" and cfg.batches != "segments":
+        sizes["pool"] = params.experts[cell.experts].count - params.experts[cell.experts].held_out
+    return sizes
 
 
 def source_of(params, row):

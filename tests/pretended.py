@@ -122,7 +122,7 @@ class Calls(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if generator := kwargs.get("generator"):
+        if isinstance(generator := kwargs.get("generator"), Generator):
             of = args[0].device if args and isinstance(args[0], torch.Tensor) else "cpu"
             device = torch.device(kwargs.get("device") or of)
             if device.type != generator.device.type:
@@ -152,7 +152,7 @@ class Autocast(TorchFunctionMode):
 
 
 def autocast(device, dtype):
-    return nullcontext() if dtype == "float32" else Autocast(getattr(torch, dtype))
+    return nullcontext() if dtype in ("float32", "tf32") else Autocast(getattr(torch, dtype))
 
 
 def load_tensors(path, device="cpu", load=lib.tensors.load_tensors):
@@ -214,6 +214,7 @@ class Pretended(TorchDispatchMode):
         self.stack = stack = ExitStack()
         says = {"is_available": True, "is_bf16_supported": True, "device_count": self.devices, "synchronize": None}
         says |= {"_lazy_init": None, "get_device_name": "pretended", "get_device_properties": self}
+        says |= {"max_memory_allocated": 0, "reset_peak_memory_stats": None}
         for name, value in says.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, lambda *args, value=value, **kwargs: value))
         stack.enter_context(mock.patch.object(torch, "Generator", Generator))

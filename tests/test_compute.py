@@ -4,9 +4,13 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
-from lib.training.compute import DTYPES, precision
+from lib.training.compute import DTYPES, allow_tf32, precision
+from lib.training.cost import matmul_rate
+
+from .pretended import Pretended
 
 ASK = """
 import torch
@@ -25,9 +29,24 @@ def test_without_instructions_for_bfloat16_fast_is_float32_and_bfloat16_is_refus
     done = subprocess.run([sys.executable, "-c", ASK], env=limited, capture_output=True, text=True, check=True)
     fast, refused = done.stdout.strip().split("\n")
     assert fast == "float32" and refused.startswith("found bfloat16; this device computes ")
-    assert refused.endswith("must be fast, which takes the faster one, or float32")
+    assert refused.endswith("must be fast, which takes the faster of bfloat16 and float32, or float32")
 
 
 def test_float32_means_float32_and_fast_is_one_of_both():
     assert precision("float32", torch.device("cpu")) == "float32"
     assert precision("fast", torch.device("cpu")) in DTYPES
+
+
+def test_tf32_is_for_gpus():
+    with pytest.raises(ValueError, match="found tf32, which only GPUs compute in; must be fast"):
+        precision("tf32", torch.device("cpu"))
+    with Pretended():
+        assert precision("tf32", torch.device("cuda")) == "tf32"
+        assert matmul_rate("tf32", torch.device("cuda"), 1, 16) > 0
+    assert torch.get_float32_matmul_precision() == "highest", "a rate is measured; nothing else changes"
+    try:
+        allow_tf32("tf32")
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        allow_tf32("float32")
+    assert not torch.backends.cudnn.allow_tf32

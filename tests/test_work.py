@@ -47,7 +47,7 @@ def test_what_binds_is_the_longest_time():
 
 @pytest.mark.parametrize("name, more", [("dc", 0), ("dm", 0), ("mtt", 0), ("datm", 0), ("rat", 5), ("dd", 12)])
 def test_kernels_are_those_that_a_device_launches(name, more, monkeypatch):
-    """more: those of Adam, whose step a GPU takes for all tensors at once."""
+    """more: those that form the batch, and Adam's, whose step a GPU takes for all tensors at once."""
     fields = {"augment": "none", "batch_syn": 4, "place": "late", "threshold": 9.0}
     fields = {key: value for key, value in fields.items() if key in {**DISTILL, **BASES[name]}}
     monkeypatch.setattr(data, "DEVICE", torch.device("cuda"))

@@ -110,7 +110,8 @@ Net = Annotated[str, AfterValidator(network_name)]
 Siamese = Annotated[str, AfterValidator(strategy_name)]
 Nets = distinct(lambda name: True, "networks", tuple_of(Net))
 Augment, Strategy = or_none(POLICIES), or_none(STRATEGIES)
-Dtype = one_of("float32", "bfloat16", "fast")  # fast: bfloat16 where the device computes it faster, else float32
+# fast: bfloat16 where the device computes it faster, else float32; tf32: float32 with products of 10 bits, on a GPU.
+Dtype = one_of("float32", "bfloat16", "tf32", "fast")
 
 
 def is_attack(pair):

@@ -1,4 +1,4 @@
-"""A cell's method on the meta device, at its full size: what its step takes can be counted without a GPU."""
+"""A cell's method at full size with random inputs: on the meta device its step is counted without a GPU."""
 
 from math import prod
 
@@ -27,52 +27,63 @@ class Weights:
         return self.count
 
     def last(self, experts):
-        return torch.empty(len(experts), self.size, device=META)
+        return torch.randn(len(experts), self.size).mul_(0.05)
 
 
 def work_of_step(name, cfg, shape, classes, train, pool=0, graphs=True):
-    """The Work of a cell's second step, its real data in use. cfg: its `distill` parameters.
+    """The Work of a cell's second step, its real data in use; arguments as of `example`.
 
-    shape: of an image (K, H, W); classes: of a run; train: how many training images; pool: how many experts its
-    networks start from, or 0; graphs: whether functions are captured as CUDA graphs.
+    graphs: whether functions are captured as CUDA graphs.
     """
     with Work(graphs) as work:
-        net = build(cfg.net, shape, 1 if classes == 2 and cfg.labels == "outputs" else classes)
-        size = sum(p.numel() for p in net.parameters())
-        x, batch = real_batch(cfg, shape, classes, train, size)
-        further = {"experts": Weights(size, pool)} if pool else {}
-        if cfg.judge:
-            further = {"judge": (build(cfg.net, shape, classes).to(META).eval(), torch.arange(classes, device=META))}
-        method = METHODS[name](cfg, start(cfg, shape, classes), 0, **further)
-        method.step(0, *batch(x))
+        method, batch = example(name, cfg, shape, classes, train, pool, META)
+        method.step(0, *batch())
         work.restart()
-        method.step(1, *batch(x))
+        method.step(1, *batch())
     return work
 
 
-def start(cfg, shape, classes):
+def example(name, cfg, shape, classes, train, pool, device):
+    """A cell's method on random images, and batch(): random arguments for its step. cfg: its `distill` parameters.
+
+    shape: of an image (K, H, W); classes: of a run; train: how many training images; pool: how many experts its
+    networks start from, or 0.
+    """
+    net = build(cfg.net, shape, 1 if classes == 2 and cfg.labels == "outputs" else classes)
+    size = sum(p.numel() for p in net.parameters())
+    further = {"experts": Weights(size, pool)} if pool else {}
+    if cfg.judge:
+        further = {"judge": (build(cfg.net, shape, classes).to(device).eval(), torch.arange(classes, device=device))}
+    method = METHODS[name](cfg, start(cfg, shape, classes, device), 0, **further)
+    return method, batches(cfg, shape, classes, train, size, device)
+
+
+def start(cfg, shape, classes, device):
     """A synthetic set of a cell's size."""
     count = images_per_class(cfg, shape)
-    labels = torch.arange(len(cfg.classes or range(classes)), device=META).repeat_interleave(count)
+    labels = torch.arange(len(cfg.classes or range(classes)), device=device).repeat_interleave(count)
     channels, height, width = shape
     sizes = [(channels, height, cfg.rank), (channels, cfg.rank, width)] if cfg.rank else [shape]
-    images = tuple(torch.empty(len(labels), *size, device=META) for size in sizes)
+    images = tuple(torch.randn(len(labels), *size, device=device) for size in sizes)
     return SyntheticSet(images, initial_labels(labels, classes, cfg.labels), cfg.learn_labels)
 
 
-def real_batch(cfg, shape, classes, train, size):
-    """The real images on the device, and what makes a step's arguments of them."""
+def batches(cfg, shape, classes, train, size, device):
+    """A function that gives what a step takes: two sets of weights (P,), or a batch of images of the device."""
     if cfg.batches == "segments":
-        return None, lambda x: [torch.empty(size, device=META) for _ in range(2)]
-    in_float32 = fit_in_float32((train, *shape), META)
-    x = torch.empty(train, *shape, dtype=torch.float32 if in_float32 else torch.uint8, device=META)
-    if not in_float32:
-        size, channels = prod(shape), torch.empty(shape[0], device=META)
-        zca = [torch.empty(each, device=META) for each in (shape, (size, size), size)]
-        x = Pixels(x, Preprocess(channels, channels, zca))
+        weights = torch.randn(size, device=device) * 0.05
+        segment = weights, weights + 0.01 * torch.randn(size, device=device)
+        return lambda: segment
+    if fit_in_float32((train, *shape), device):
+        x = torch.randn(train, *shape, device=device)
+    else:
+        pixels, channels = torch.empty(train, *shape, dtype=torch.uint8, device=device), torch.ones(shape[0])
+        zca = [torch.zeros(each, device=device) for each in (shape, (prod(shape), prod(shape)), prod(shape))]
+        x = Pixels(pixels, Preprocess(channels, channels, zca))
     if cfg.batches == "by_class":
-        indices = torch.empty(classes, cfg.real_batch + OTHERS, dtype=torch.long, device=META)
-        return x, lambda x: (x, indices)
-    labels = torch.empty(cfg.real_batch, dtype=torch.long, device=META)
-    targets = centred_one_hot if cfg.labels == "centred" else lambda y, count: class_labels(y, count, cfg.labels)
-    return x, lambda x: (x[labels], targets(labels, classes))
+        indices = torch.randint(train, (classes, cfg.real_batch + OTHERS), device=device)
+        return lambda: (x, indices)
+    labels = torch.randint(classes, (cfg.real_batch,), device=device)
+    if cfg.labels == "centred":
+        return lambda: (x[labels], centred_one_hot(labels, classes))
+    return lambda: (x[labels], class_labels(labels, classes, cfg.labels))

@@ -37,7 +37,7 @@ class OuterLoss:
 
     def part(self, theta, images, labels, share):
         """Of a part of the batch: its share of the loss, that of the gradient by theta, and how many are right."""
-        if self.derivatives and len(theta) == 1 and self.dtype == "float32":
+        if self.derivatives and len(theta) == 1 and self.dtype in ("float32", "tf32"):
             grad, logits, _ = self.derivatives.gradient(theta[0], images, labels)
             loss, grad = cross_entropy(logits, labels) * share, grad * share
         else:

@@ -18,7 +18,8 @@ CPU_NUMBERS = {"float32": 2**21, "bfloat16": 2**22}
 CUDA_NUMBERS, CUDA_BYTES = 2**29, 128  # at most; of the GPU's memory for each number
 THREADED_FLOPS = 2e9  # of a step, from which on several threads pay (python -m tests.benchmarks.threads)
 ALL_THREADS = torch.get_num_threads()
-DTYPES = ("float32", "bfloat16")  # that convolutions run in
+DTYPES = ("float32", "bfloat16")  # that convolutions run in, on any device
+FAST = "fast, which takes the faster of bfloat16 and float32, or float32"
 
 
 def device_named(name, capture=True):
@@ -29,7 +30,7 @@ def device_named(name, capture=True):
     wanted = name.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"found {wanted!r}; no CUDA device is available here: use auto or cpu")
-    torch.backends.cudnn.allow_tf32 = False  # a cell's float32 means float32
+    allow_tf32("float32")  # a cell's float32 means float32
     if not capture:
         GRAPHS.clear()
     torch.backends.cudnn.benchmark = True  # shapes repeat: the fastest algorithm for each is found once
@@ -38,22 +39,27 @@ def device_named(name, capture=True):
 
 
 def precision(wanted, device):
-    """The dtype that `conv_dtype` stands for on this device; ValueError where that would be slower than float32.
+    """The dtype that `conv_dtype` stands for on this device; ValueError where it is not for it, or slower than float32.
 
     A processor without instructions for bfloat16 is slower in it by a factor of hundreds.
     """
-    if wanted == "float32":
+    if wanted == "float32" or (wanted == "tf32" and device.type == "cuda"):
         return wanted
+    if wanted == "tf32":
+        raise ValueError(f"found tf32, which only GPUs compute in; must be {FAST}")
     rates = {dtype: matmul_rate(dtype, device, n=256 if device.type == "cpu" else 8192) for dtype in DTYPES}
     if wanted == "fast":
         return max(rates, key=rates.get)
     if rates[wanted] < rates["float32"] / 2:
         gflops = {dtype: f"{rate / 1e9:.3g} GFLOP/s" for dtype, rate in rates.items()}
-        must = "must be fast, which takes the faster one, or float32"
-        raise ValueError(
-            f"found {wanted}; this device computes {gflops[wanted]} in it, {gflops['float32']} in float32; {must}"
-        )
+        both = f"{gflops[wanted]} in it, {gflops['float32']} in float32"
+        raise ValueError(f"found {wanted}; this device computes {both}; must be {FAST}")
     return wanted
+
+
+def allow_tf32(dtype):
+    """Have a GPU's convolutions round the factors of their products to 10 bits where the named dtype is tf32."""
+    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
 
 
 def use_threads(step_flops, device):
@@ -90,7 +96,7 @@ def images_per_pass(net, shape, device, dtype="float32"):
 
 def autocast(device, dtype):
     """A context in which convolutions on the device run in the named dtype; those on meta stay float32."""
-    plain = dtype == "float32" or device.type == "meta"
+    plain = dtype in ("float32", "tf32") or device.type == "meta"
     return nullcontext() if plain else torch.autocast(device.type, dtype=getattr(torch, dtype))
 
 

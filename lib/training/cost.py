@@ -28,8 +28,13 @@ def seconds(function, device, repeats):
 def matmul_rate(dtype, device, repeats=9, n=None):
     """FLOP/s of a square matrix product in the named dtype: an upper bound for convolutions on this device."""
     n = n or (2048 if device.type == "cpu" else 8192)
-    a, b = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
-    return 2 * n**3 / seconds(lambda i: a @ b, device, repeats)
+    a, b = (torch.randn(n, n, device=device).to(getattr(torch, dtype.replace("tf32", "float32"))) for _ in range(2))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else before)
+    try:
+        return 2 * n**3 / seconds(lambda i: a @ b, device, repeats)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def describe(step_flops, steps, runs, dtype, rate):

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..autodiff.captured import GRAPHS
 
-H100 = {"float32": 67e12, "bfloat16": 989e12, "fast": 989e12}  # FLOP/s of its data sheet, dense, SXM
+H100 = {"float32": 67e12, "tf32": 494e12, "bfloat16": 989e12, "fast": 989e12}  # FLOP/s of its data sheet, dense, SXM
 H100_BYTES = 3.35e12  # a second, of its data sheet
 LAUNCH = 5e-6  # seconds, of a kernel from PyTorch on a processor of today
 
@@ -96,13 +96,18 @@ class Work(TorchDispatchMode):
     def free(self, size):
         self.in_use -= size
 
+    def seconds(self, flops, dtype):
+        """What an H100 needs for the launches, for the bytes, and for so many FLOPs in a dtype."""
+        return self.launches * LAUNCH, self.bytes / H100_BYTES, flops / H100[dtype]
+
+    def least(self, flops, dtype):
+        """The longest of the three."""
+        return max(self.seconds(flops, dtype))
+
     def describe(self, flops, dtype):
         """What bounds these operators, with so many FLOPs in a dtype, on an H100: a sentence."""
-        times = {
-            f"{self.launches} launches of {self.kernels} kernels": self.launches * LAUNCH,
-            f"{self.bytes / 1e9:.3g} GB moved": self.bytes / H100_BYTES,
-            f"{flops / 1e9:.3g} GFLOP": flops / H100[dtype],
-        }
-        parts = ", ".join(f"{what} {1000 * seconds:.3g} ms" for what, seconds in times.items())
-        binds = max(times, key=times.get)
-        return f"on an H100: {parts}; at least {1000 * times[binds]:.3g} ms, {self.peak / 1e9:.3g} GB in use"
+        whats = f"{self.launches} launches of {self.kernels} kernels", f"{self.bytes / 1e9:.3g} GB moved"
+        times = zip((*whats, f"{flops / 1e9:.3g} GFLOP"), self.seconds(flops, dtype))
+        parts = ", ".join(f"{what} {1000 * seconds:.3g} ms" for what, seconds in times)
+        least, memory = f"{1000 * self.least(flops, dtype):.3g} ms", f"{self.peak / 1e9:.3g} GB"
+        return f"on an H100: {parts}; at least {least}, {memory} in use"
