@@ -89,6 +89,7 @@ def equal(one, other):
     return bool(pairs) and all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in traces.CASES if name.startswith(("protocol: ", "experts: "))])
 def test_captured_updates_of_students_and_experts_are_the_eager_ones_to_the_bit(name, graphs, monkeypatch):
     with traces.float64():
@@ -101,6 +102,7 @@ def test_captured_updates_of_students_and_experts_are_the_eager_ones_to_the_bit(
     assert graphs.captures == captures
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name, what", METHODS)
 def test_captured_steps_are_the_eager_ones_to_the_bit(name, what, graphs, monkeypatch):
     def run():

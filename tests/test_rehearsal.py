@@ -9,6 +9,7 @@ from lib.data.preprocess import fit
 from lib.data.real import load_arrays, load_real
 from lib.networks import layers
 from lib.synthetic.initial import real_subset
+from lib.tensors import load_state, save_state
 from lib.training.batches import batches_for
 from lib.training.experts import Group
 from stages.process import full_memory_in_words
@@ -57,12 +58,34 @@ def test_no_step_of_a_method_waits(name, what, machine):
     assert not machine.waits
 
 
+@pytest.mark.parametrize("name", ["dd", "rat", "frepo", "dsa", "datm", "edf"])
+def test_no_step_after_a_resume_waits_and_it_goes_on_as_without(name, machine, tmp_path):
+    fields = {"steps": 6}
+    with machine, traces.float64():
+        _, method, batches, _ = traces.prepared_run(name, fields)
+        for step in range(3):
+            method.step(step, *traces.wide(batches.next()))
+        save_state(tmp_path / "state", {"method": method.state_dict(), "batches": batches.state_dict()}, "test")
+        _, resumed, others, _ = traces.prepared_run(name, fields)
+        state = load_state(tmp_path / "state", "test")
+        resumed.load_state_dict(state["method"])
+        others.load_state_dict(state["batches"])
+        for each, source in ((method, batches), (resumed, others)):
+            each.step(3, *traces.wide(source.next()))
+            machine.waits.clear()
+            each.step(4, *traces.wide(source.next()))
+            assert not machine.waits
+        for ours, theirs in zip(resumed.syn.state_dict().values(), method.syn.state_dict().values(), strict=True):
+            assert torch.equal(ours.cpu(), theirs.cpu())
+
+
 def waits_of(run):
     with Pretended() as machine, traces.float64():
         run()
     return machine.waits.total()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", PROTOCOLS)
 def test_no_update_of_a_student_waits(what, machine):
     """As many waits where there are twice as many updates."""
