@@ -12,7 +12,12 @@ WARM_UPS = 3  # calls before a capture, in which libraries choose their algorith
 
 
 class CudaGraph:
-    """The kernels that function(*args) launches, to be launched again at once; `out`: its results, in place."""
+    """The kernels that function(*args) launches, to be launched again at once; `out`: its results, in place.
+
+    All graphs share one pool of memory, so that the next replay of any may overwrite them: `Captured` copies them.
+    """
+
+    pool = None
 
     def __init__(self, function, args):
         stream = torch.cuda.Stream()
@@ -21,8 +26,8 @@ class CudaGraph:
             for _ in range(WARM_UPS):
                 function(*args)
         torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        self.graph, CudaGraph.pool = torch.cuda.CUDAGraph(), CudaGraph.pool or torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(self.graph, pool=CudaGraph.pool):
             self.out = function(*args)
 
     def replay(self):

@@ -19,6 +19,7 @@ from ..tensors import memory_of
 from .captured import Captured
 
 RECORD_BYTES = 2**28  # of a CPU's memory, for the records of an unroll's steps; of a GPU's a quarter
+LARGE_RECORD = 2**27  # bytes; to move it and what it is made of takes a GPU as long as some 400 launches
 FEW_CHANNELS = 8  # below it a matrix product is quicker than the library's transposed convolution
 
 
@@ -329,7 +330,7 @@ class Record:
     def nbytes(self):
         """Bytes of its tensors, each storage once."""
         tensors = [t for layer in self.layers for t in vars(layer).values() if isinstance(t, torch.Tensor)]
-        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+        return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 class LayerwiseDerivatives:
@@ -342,12 +343,17 @@ class LayerwiseDerivatives:
     def __init__(self, plan, shapes):
         self.plan, self.shapes = plan, shapes
         self.sizes = [shape.numel() for shape in shapes]
+        self.large = {}  # whether a record is large, by the images' shape
         self.gradient_only = Captured(self.gradient_only)
         self.directional_derivative_at = Captured(self.directional_derivative_at)
 
-    def keeps_records(self, device):
-        """Whether a gradient's values are kept for its derivatives: a CUDA graph's next replay would change them."""
-        return not self.gradient_only.on_device(device)
+    def keeps_records(self, x):
+        """Whether a gradient's values are kept for its derivatives on images x: a graph's next replay changes them.
+
+        A GPU keeps those of large minibatches, which are bound by memory: to compute them again takes it longer than
+        the launches that a graph saves. What is large the first record shows (`large`).
+        """
+        return not self.gradient_only.on_device(x.device) or self.large.get(x.shape, True)
 
     def _views(self, theta, layers):
         """Each layer's tensors of a flat vector (P,)."""
@@ -413,12 +419,15 @@ class GradientDescent:
         device = state[0].device
         if self.bytes_left is None:
             self.bytes_left = RECORD_BYTES if device.type == "cpu" else memory_of(device) // 4
-        if self.derivatives.keeps_records(device):
-            grad, _, record = self.derivatives.gradient(state[0][0], *self.minibatch(t, x, y))
-            if (size := record.nbytes()) <= self.bytes_left:
+        x, y = self.minibatch(t, x, y)
+        if self.derivatives.keeps_records(x):
+            grad, _, record = self.derivatives.gradient(state[0][0], x, y)
+            size = record.nbytes()
+            self.derivatives.large[x.shape] = size > LARGE_RECORD
+            if size <= self.bytes_left:
                 self.records[t], self.bytes_left = record, self.bytes_left - size
         else:
-            grad = self.derivatives.gradient_only(state[0][0], *self.minibatch(t, x, y))
+            grad = self.derivatives.gradient_only(state[0][0], x, y)
         return (torch.sub(state[0], grad * rates[t]),)
 
     def pullback(self, t, state, inputs, adjoint, totals):

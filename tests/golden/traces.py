@@ -170,7 +170,7 @@ def prepared_run(name, fields):
     if images_per_pass is not None:
         replace(method.outer_loss if name == "dd" else method, "images_per_pass", images_per_pass)
     if keep_records is not None:
-        method.derivatives.keeps_records = lambda device: keep_records
+        method.derivatives.keeps_records = lambda x: keep_records
     return cfg, method, batches_for(real, cfg, 0, experts), real
 
 
