@@ -43,7 +43,7 @@ def packed(prepared, tmp_path, monkeypatch):
 def test_parity_steps_and_a_run_that_goes_on(packed):
     with Pretended() as machine:
         recipe = json.loads(Path(".gpu/settings.json").read_text())["run"]
-        first = gpu.go_on(Path(".gpu"), recipe, gpu.torch.device("cuda"), 1.5, "first.json", "float32")
+        first = gpu.go_on(Path(".gpu"), recipe, gpu.torch.device("cuda"), 0.0, "first.json", "float32")
         gpu.run(".gpu", "gpu.json", minutes=5, repeats=1, names=NAMES, size=32)
     assert machine.kernels
     found = json.loads(Path("gpu.json").read_text())

@@ -41,8 +41,11 @@ def test_what_binds_is_the_longest_time():
     work.kernels, work.launches, work.bytes, work.peak = 5000, 1000, 10**9, 2 * 10**9
     assert LAUNCH * 1000 > 10**9 / H100_BYTES
     text = work.describe(10**9, "float32")
-    assert "1000 launches of 5000 kernels 5 ms" in text and "at least 5 ms, 2 GB in use" in text
-    assert f"at least {10**15 / H100['float32']:.3g}".rstrip("0") in work.describe(10**12, "float32")
+    assert "1000 launches of 5000 kernels 5 ms" in text
+    assert text.endswith("at least 5 ms, bound by launches; 2 GB in use")
+    assert f"at least {10**15 / H100['float32']:.3g} ms, bound by arithmetic" in work.describe(10**12, "float32")
+    work.bytes = 10**12
+    assert f"at least {10**15 / H100_BYTES:.3g} ms, bound by memory" in work.describe(10**9, "float32")
 
 
 @pytest.mark.parametrize("name, more", [("dc", 0), ("dm", 0), ("mtt", 0), ("datm", 0), ("rat", 5), ("dd", 12)])

@@ -109,5 +109,6 @@ class Work(TorchDispatchMode):
         whats = f"{self.launches} launches of {self.kernels} kernels", f"{self.bytes / 1e9:.3g} GB moved"
         times = zip((*whats, f"{flops / 1e9:.3g} GFLOP"), self.seconds(flops, dtype))
         parts = ", ".join(f"{what} {1000 * seconds:.3g} ms" for what, seconds in times)
-        least, memory = f"{1000 * self.least(flops, dtype):.3g} ms", f"{self.peak / 1e9:.3g} GB"
-        return f"on an H100: {parts}; at least {least}, {memory} in use"
+        least, binds = max(zip(self.seconds(flops, dtype), ("launches", "memory", "arithmetic")))
+        bound = f"at least {1000 * least:.3g} ms, bound by {binds}"
+        return f"on an H100: {parts}; {bound}; {self.peak / 1e9:.3g} GB in use"
