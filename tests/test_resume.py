@@ -33,7 +33,10 @@ def checkpoint_step(folder):
     from lib.tensors import load_state
     from stages.identity import owner
 
-    found = (folder / ".checkpoints" / CELL).glob("*/seed0.safetensors*")  # a kill may leave the older one alone
+    try:
+        found = [*(folder / ".checkpoints" / CELL).glob("*/seed0.safetensors*")]  # a kill may leave the older one alone
+    except FileNotFoundError:  # a forced run removed a folder between its being listed and being opened
+        return None
     for path in sorted(path for path in found if path.suffix in (".safetensors", ".older")):
         try:
             return load_state(path, owner("seed0", path.parent.name))["progress"]["step"]
