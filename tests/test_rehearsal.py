@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lib.augment.dc import spline_filter
 from lib.config.settings import Settings
 from lib.data.pixels import Pixels
 from lib.data.preprocess import fit
@@ -80,6 +81,7 @@ def test_no_step_after_a_resume_waits_and_it_goes_on_as_without(name, machine, t
 
 
 def waits_of(run):
+    spline_filter.cache_clear()  # of a run before, which has it on the device
     with Pretended() as machine, traces.float64():
         run()
     return machine.waits.total()
