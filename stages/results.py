@@ -21,7 +21,10 @@ class Results:
     def state(self, key):
         """A cell's state and what is to be added; of one that was evaluated in another clone, where its result is."""
         state, more = self.states.of(key)
-        return ("evaluated", "in reports/") if state == "not-run" and key in self.reported else (state, more)
+        if state != "not-run" or key not in self.reported:
+            return state, more
+        current = self.states.lock.judged(self.cells[key].suite, key, self.states.text)
+        return "evaluated" if current else "stale", "in reports/"
 
     def rows(self, key):
         """A cell's rows as in results.json, one a network that it was judged on."""

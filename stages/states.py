@@ -1,19 +1,18 @@
 """How far each cell is, by files alone: to ask DVC of all cells takes minutes."""
 
-import hashlib
 import json
 from functools import cache
-from pathlib import Path
 
 import torch
 
 from lib.config.recipes import Planner, text_of
-from lib.config.settings import PLAN, Settings
-from lib.files import read_yaml, sha256
+from lib.config.settings import Settings
+from lib.files import sha256
 from lib.records import Evaluation, History, read_metrics, read_record
 
 from .common import DISTILLED, EVALUATED
 from .identity import CHECKPOINTS, holds, identities
+from .lock import Lock
 
 STATES = ("not-run", "partly", "stale", "distilled", "evaluated")
 
@@ -30,8 +29,7 @@ class States:
         self.cells, planner = params.cells, Planner(params)
         self.text = cache(lambda stage, key: text_of(getattr(planner, stage)(key, params.cells[key])))  # of a recipe
         self.digest = cache(sha256)  # many cells have the same data
-        lock = read_yaml("dvc.lock")["stages"] if Path("dvc.lock").is_file() else {}
-        self.locked = {at: {f["path"]: f.get("md5") for f in e["deps"] + e.get("outs", [])} for at, e in lock.items()}
+        self.lock = Lock()
 
     def of(self, key):
         """(one of STATES, what is to be added or ""). partly: or running; stale: made from another recipe."""
@@ -55,23 +53,16 @@ class States:
         version = next(iter(history["seeds"].values()))["torch"] if history else ""
         names = self.identities(key, version) if history else ()
         if not names:
-            return self.is_locked("distill", key)
+            return self.lock.ran("distill", key, self.text("distill", key))
         return history["identity"] in names or holds(key, names, history["seeds"])
 
     def is_judged(self, key):
         """Whether an evaluation is of the present recipe and set: by dvc.lock, or where it has none, by its record."""
-        cell, (distilled, evaluated) = self.cells[key], paths_of(self.cells, key)
-        made, judged = (self.locked.get(f"{stage}@{key}", {}) for stage in ("distill", "evaluate"))
-        if judged:
-            same = made.get(distilled.parent.as_posix()) == judged.get(distilled.parent.as_posix())
-            return same and self.is_locked("distill", key) and self.is_locked("evaluate", key)
-        record = read_metrics(evaluated, Evaluation)
+        cell = self.cells[key]
+        if self.lock.of("evaluate", key):
+            return self.lock.judged(cell.suite, key, self.text)
+        record = read_metrics(paths_of(self.cells, key)[1], Evaluation)
         return (record["seeds"], [*record["nets"]]) == ([*cell.distill.seeds], [*cell.evaluate.nets])
-
-    def is_locked(self, stage, key):
-        """Whether DVC ran a stage last with the present recipe."""
-        md5 = self.locked.get(f"{stage}@{key}", {}).get((PLAN / stage / f"{key}.json").as_posix())
-        return md5 is not None and md5 == hashlib.md5(self.text(stage, key).encode()).hexdigest()
 
     def identities(self, key, version):
         """The names of a run of the recipe in .checkpoints, with this torch; none where its data are not here."""

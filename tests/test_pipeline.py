@@ -137,6 +137,39 @@ def test_runs_are_tracked_with_their_addresses(pipeline):
     assert re.fullmatch(r"[0-9a-f]{12}", tags[f"evaluate@{CELL}"]["git.commit"])
 
 
+def test_a_report_keeps_results_of_another_clone_while_their_recipes_hold(pipeline):
+    """Of a cell whose set and accuracies are not here; its neighbours' stay measured here."""
+    folder, again = pipeline[0], ("repro", "--force", "--single-item", "report@digits")
+    path, gone = folder / "reports/digits/results.json", [*(folder / "build").glob(f"*/digits/{CONTINUAL}*")]
+    before, gone = json.loads(path.read_text()), [*gone, folder / ".checkpoints" / CONTINUAL]
+    assert len(gone) == 4, "a set, its accuracies, an application, what is kept of the run"
+    away = [folder / "away" / str(number) for number, _ in enumerate(gone)]
+    away[0].parent.mkdir()
+    for here, there in zip(gone, away):
+        here.rename(there)
+    assert "left out" not in dvc(folder, *again)
+    after = json.loads(path.read_text())
+    assert {name: after[name] for name in after if name not in ("provenance", "digest")} == {
+        name: before[name] for name in before if name not in ("provenance", "digest")
+    }
+    assert all((path.parent / figure["file"]).is_file() for figure in after["figures"])
+    assert {"evaluated", "evaluated: in reports/"} == {*states_of(folder, "--suite", "digits").values()}
+
+    edit(folder, lambda p: p["cells"][CONTINUAL]["distill"].update(outer_lr=3.0e-3))
+    assert states_of(folder, "--suite", "digits")[CONTINUAL] == "stale: in reports/"
+    dvc(folder, "repro", "--single-item", "plan")
+    output = dvc(folder, *again)
+    for stage in ("evaluate", "continual"):
+        assert f"left out: the result of {stage}@{CONTINUAL} in reports/digits: it is of another recipe" in output
+    left = json.loads(path.read_text())
+    assert {row["cell"] for row in left["rows"]} == {*CELLS} - {CONTINUAL} and left["continual"] == []
+    assert not [*path.parent.glob(f"{CONTINUAL}*")], "its pictures go with it"
+    for here, there in zip(gone, away):
+        there.rename(here)
+    undo(folder)
+    dvc(folder, "repro", "report@digits")
+
+
 @pytest.mark.long
 def test_changing_a_row_touches_that_rows_stages_only(pipeline):
     """And what was computed before comes out of DVC's cache when the change is taken back."""

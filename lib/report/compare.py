@@ -17,8 +17,6 @@ def make_row(key, cell, net, measured, history, table, stored_bytes=None):
     kinds, cfg, seeds = measured["nets"][net], cell.distill, history["seeds"].values()
     distilled, subset = kinds["distilled"], kinds["real_subset"]["accuracy"]
     accuracy = np.array(distilled["accuracy"])  # (seeds, networks)
-    figure = figure_of(table, key, cell, net)
-    published = figure if figure.get("status") == "published" else {}
     baselines, perturbed = kinds.get("baselines", {}), kinds.get("perturbed", {})
     row = {
         "cell": key, "suite": cell.suite, "method": cell.method, "dataset": cell.dataset, "ipc": cfg.ipc,
@@ -34,9 +32,6 @@ def make_row(key, cell, net, measured, history, table, stored_bytes=None):
         "perturbed": {std: [[round(min(d), 2), round(max(d), 2)] for d in draws] for std, draws in perturbed.items()},
         "whole_set_mean": np.mean(kinds["whole_set"]["accuracy"]) if "whole_set" in kinds else None,
         "krr_mean": np.mean(distilled["krr"]) if "krr" in distilled else None,
-        "published_mean": published.get("mean"), "published_std": published.get("std"),
-        "published_source": published.get("source", NO_FIGURE), "published_second": figure.get("second"),
-        "unverified_mean": figure.get("mean") if figure.get("status") == "unverified" else None,
         "steps": cfg.steps, "wall_s": sum(run["wall_s"] for seed in seeds for run in seed["runs"]),
         "cpu_s": sum(run.get("cpu_s", 0) for seed in seeds for run in seed["runs"]) or None,
         "stored_bytes": stored_bytes,
@@ -44,6 +39,18 @@ def make_row(key, cell, net, measured, history, table, stored_bytes=None):
     for name in ("device", "commit", "torch", "date", "conv_dtype"):
         row[name] = ", ".join(dict.fromkeys(seed[name] for seed in seeds if name in seed))
     row = {k: round(float(v), 2) if isinstance(v, float) else v for k, v in row.items()}
+    return beside_published(row, cell, table)
+
+
+def beside_published(row, cell, table):
+    """A row of results.json with what the table says of its cell and network now, and with the verdict."""
+    figure = figure_of(table, row["cell"], cell, row["network"])
+    published = figure if figure.get("status") == "published" else {}
+    row |= {
+        "published_mean": published.get("mean"), "published_std": published.get("std"),
+        "published_source": published.get("source", NO_FIGURE), "published_second": figure.get("second"),
+        "unverified_mean": figure.get("mean") if figure.get("status") == "unverified" else None,
+    }  # fmt: skip
     return row | {"judged": judged(row), "verdict": verdict(row)}
 
 

@@ -70,7 +70,7 @@ def expert_figures(out, rows, table):
         accuracy = f"{last.mean():.1f} +- {last.std():.1f} % on the test set after {epochs} epochs"
         source = f"published: {published['source']}" if published else "no published curve"
         caption = f"Experts {key}: {count} of {index['net']}, {accuracy} (train: as augmented, on the way); {source}"
-        figures.append({"file": name, "caption": caption})
+        figures.append({"file": name, "experts": key, "caption": caption})
     return figures
 
 
