@@ -10,9 +10,11 @@ from lib.config.settings import PLAN, ParamsError, Settings
 from lib.files import read_yaml
 
 from .identity import identities, identity, inputs_of_experts, rename
+from .lock import commit_without_data, unchanged_before
 
 # Of a recipe: the names that what is kept of its runs may have.
 NAMES = {"distill": identities, "experts": lambda recipe: [identity(*inputs_of_experts(recipe))]}
+ABSENT = "is deleted", "is not in cache"  # as DVC says of data that are in no reach
 
 
 def stage():
@@ -39,30 +41,32 @@ def stage():
         )
     write_plan(params)
     subprocess.run(["dvc", "repro", "--single-item", "plan"], check=True)
-    stale = stale_by_data(same)
+    stale = changes_of_data(same)
     accepted = [address for address, reasons in stale.items() if not reasons]
+    absent = {at for at, reasons in stale.items() if reasons and all(reason.endswith(ABSENT) for reason in reasons)}
+    elsewhere = [address for address in stale if address in absent and unchanged_before(address, lock, same)]
     for address in accepted:
         name, _, key = address.partition("@")
         for before, after in zip(*(NAMES[name](Settings.of(each)) for each in same[address])) if name in NAMES else ():
             rename(key, before, after)
     if accepted:
         subprocess.run(["dvc", "commit", "--force", *accepted], check=True)
-    for address, reasons in stale.items():
-        if reasons:
-            print(f"not accepted: {address}: {'; '.join(reasons)}")
-    print(f"accepted: {', '.join(accepted) or 'nothing; no stage differs in its command or its code alone'}")
+    if elsewhere:
+        commit_without_data(elsewhere)
+        print(f"accepted without their data, which are not here: {', '.join(elsewhere)}")
+    for address in (address for address, reasons in stale.items() if reasons and address not in elsewhere):
+        print(f"not accepted: {address}: {'; '.join(stale[address])}")
+    print(f"accepted: {', '.join(accepted) or 'nothing more; no stage differs in its command or its code alone'}")
 
 
-def stale_by_data(addresses):
-    """{address: what else of it has changed than its command and its plan} of the stale ones, as DVC says it."""
+def changes_of_data(addresses):
+    """{address: what else has changed} of the stages whose command or recipe has changed, as DVC says it."""
     ask = ["dvc", "status", "--json", *addresses]
     said = subprocess.run(ask, check=True, capture_output=True).stdout if addresses else b"{}"
-    return {
-        address: [
-            f"{path} is {how}"
-            for change in changes
-            for path, how in (next(iter(change.values())) if isinstance(change, dict) else {}).items()
-            if not path.startswith(f"{PLAN.as_posix()}/")
-        ]
-        for address, changes in json.loads(said).items()
-    }
+    found = {}
+    for address, changes in json.loads(said).items():
+        paths = [entry for each in changes if isinstance(each, dict) for entry in next(iter(each.values())).items()]
+        data = [f"{path} is {how}" for path, how in paths if not path.startswith(f"{PLAN.as_posix()}/")]
+        if len(data) < len(paths) or "changed command" in changes:
+            found[address] = data
+    return found

@@ -137,6 +137,7 @@ def test_runs_are_tracked_with_their_addresses(pipeline):
     assert re.fullmatch(r"[0-9a-f]{12}", tags[f"evaluate@{CELL}"]["git.commit"])
 
 
+@pytest.mark.long
 def test_a_report_keeps_results_of_another_clone_while_their_recipes_hold(pipeline):
     """Of a cell whose set and accuracies are not here; its neighbours' stay measured here."""
     folder, again = pipeline[0], ("repro", "--force", "--single-item", "report@digits")
@@ -155,8 +156,16 @@ def test_a_report_keeps_results_of_another_clone_while_their_recipes_hold(pipeli
     assert all((path.parent / figure["file"]).is_file() for figure in after["figures"])
     assert {"evaluated", "evaluated: in reports/"} == {*states_of(folder, "--suite", "digits").values()}
 
+    method = folder / "lib/methods/frepo.py"
+    method.write_text(method.read_text().replace("final_fraction", "last_fraction"))
+    assert states_of(folder, "--suite", "digits")[CONTINUAL] == "stale: in reports/"
+    accepted = run_stages(folder, "accept")
+    assert f"without their data, which are not here: distill@{CONTINUAL}\n" in accepted, accepted
+    assert f"accepted: distill@{CELL}" in accepted and states_of(folder)[CONTINUAL] == "evaluated: in reports/"
+
     edit(folder, lambda p: p["cells"][CONTINUAL]["distill"].update(outer_lr=3.0e-3))
     assert states_of(folder, "--suite", "digits")[CONTINUAL] == "stale: in reports/"
+    assert f"distill@{CONTINUAL}" not in run_stages(folder, "accept"), "a changed value is no change of form"
     dvc(folder, "repro", "--single-item", "plan")
     output = dvc(folder, *again)
     for stage in ("evaluate", "continual"):
@@ -167,6 +176,7 @@ def test_a_report_keeps_results_of_another_clone_while_their_recipes_hold(pipeli
     for here, there in zip(gone, away):
         there.rename(here)
     undo(folder)
+    run_stages(folder, "accept")
     dvc(folder, "repro", "report@digits")
 
 
