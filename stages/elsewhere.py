@@ -6,8 +6,8 @@ from lib.records import SuiteResults, read_record
 from .common import EVALUATED, REPORTS
 from .lock import Lock
 
-APPLICATIONS = ("continual", "membership", "scores")
-STAGE_OF = {"rows": "evaluate", "curves": "evaluate", "sentences": "evaluate"} | {name: name for name in APPLICATIONS}
+LISTS = {"rows": "evaluate"} | {name: name for name in ("continual", "membership", "scores")}  # the stage of each
+BY_CELL = "curves", "sentences"  # of evaluate
 
 
 class Elsewhere:
@@ -20,15 +20,14 @@ class Elsewhere:
         self.suite, self.cells, self.lock = suite, cells, Lock()
         path, self.said = REPORTS / suite / "results.json", set()
         self.before = read_record(path, SuiteResults) if path.is_file() else {}
-        self.tables = {name: self.kept(name, self.before.get(name, ())) for name in STAGE_OF}
+        self.tables = {
+            name: [entry for entry in self.before.get(name, ()) if self.stays(stage, entry["cell"])]
+            for name, stage in LISTS.items()
+        } | {
+            name: {key: entry for key, entry in self.before.get(name, {}).items() if self.stays("evaluate", key)}
+            for name in BY_CELL
+        }
         self.shown = {row["cell"] for row in self.tables["rows"]}
-
-    def kept(self, name, entries):
-        """Of a table of results.json, a list of entries or a dict by cell, what stays."""
-        stage = STAGE_OF[name]
-        if isinstance(entries, dict):
-            return {key: entry for key, entry in entries.items() if self.stays(stage, key)}
-        return [entry for entry in entries if self.stays(stage, entry["cell"])]
 
     def stays(self, stage, key):
         """Whether the result of a cell's stage is not here, and still what its recipe would give."""

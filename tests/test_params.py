@@ -108,6 +108,16 @@ def by_class(*path):
     return change
 
 
+def experts_on(key, net):
+    """The network of a row of experts, and of the cells that take them."""
+
+    def change(node):
+        for row in (node["experts"][key], *(c["distill"] for c in node["cells"].values() if c["experts"] == key)):
+            row["net"] = net
+
+    return change
+
+
 BAD = [
     (set_in(*DISTILL, "ipc", "ten"), ["distill.ipc", "'ten'", "an integer"]),
     (set_in(*DISTILL, "ipc", 0), ["distill.ipc", "0", "at least 1"]),
@@ -248,6 +258,10 @@ BAD = [
         [f"membership.{CONTINUAL}", "chunk must be above 0"],
     ),
     (set_in("scores", SCORES, "experts", "none"), [f"scores.{SCORES}.experts", "'none'", "needs a row of experts"]),
+    (
+        experts_on("digits", "convnet2-w32-instance-swish"),
+        ["digits-edf-digits-ipc1.distill.judge", "'experts'", "a ReLU"],
+    ),
     (set_in("protocols", "frepo-1000", "steps", 0), ["protocols.frepo-1000", "optimizer adam takes steps"]),
     (set_in("cells", KEY, "method", []), [f"cells.{KEY}.method", "[]", "must be one of methods"]),
     (set_in("datasets", "mine", {"resolution": 8, "source": []}), ["datasets.mine.source", "[]", "one of digits"]),

@@ -7,7 +7,7 @@ from ..data.sources import SOURCES, in_shape, is_text
 from ..networks import ARCHITECTURES, OWN, parse
 from ..synthetic.lowrank import images_per_class
 from . import models
-from .limits import feature_width, real_images, singular_kernel, try_own
+from .limits import feature_width, has_class_maps, real_images, singular_kernel, try_own
 
 
 def shape_of(tables, row):
@@ -240,6 +240,8 @@ def of_method(cfg, shape, classes, protocols):
         yield "distill.topk", f"must keep at least 2 of the {cfg.real_batch} images of real_batch, for a neighbour"
     if isinstance(cfg, models.DD):
         yield from schedule(cfg, images, classes)
+    if isinstance(cfg, models.EDF) and cfg.judge == "experts" and not has_class_maps(cfg.net, shape):
+        yield "distill.judge", f"reads class maps off a ReLU of its network, and {cfg.net} has none of feature maps"
     if isinstance(cfg, models.RaT):
         drawn["distill.inner_batch"] = cfg.inner_batch, cfg.batch_per_class
         if cfg.window > cfg.inner_steps:

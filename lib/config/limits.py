@@ -5,6 +5,7 @@ from functools import cache
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ..methods.class_maps import activations
 from ..methods.gradient_distance import class_gradients
 from ..networks import build, parse
 from ..networks.own import in_words, load, path_of
@@ -68,6 +69,16 @@ def feature_width(net, shape):
             f"{net} has {weights:,} weights; at most {MOST_WEIGHTS:,} are taken, 4 GB: take a narrower one"
         )
     return network.feature_width
+
+
+@cache
+def has_class_maps(net, shape):
+    """Whether EDF's class maps can be read off a network on images of `shape`: a ReLU of its gives feature maps."""
+    try:
+        activations(build(net, shape, 2).eval(), torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64))
+    except IndexError:
+        return False
+    return True
 
 
 @cache
