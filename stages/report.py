@@ -52,9 +52,8 @@ def stage(recipe, runtime):
     drawn += application_figures(out, tables["continual"], tables["membership"])
     figures = in_order(figures + elsewhere.figures(figures + drawn), planned) + drawn
     learning_curves(out, tables["curves"])
-    for path in {*out.iterdir()} - {
-        out / name for name in ("results.json", "steps.csv", *(f["file"] for f in figures))
-    }:
+    written = {"results.json", "steps.csv", *(figure["file"] for figure in figures)}
+    for path in (path for path in out.iterdir() if path.name not in written and path.is_file()):
         path.unlink()
     provenance = provenance_lines(computed)
     records.write_record(out / "results.json", {"suite": suite, **tables, "figures": figures, "provenance": provenance})

@@ -270,6 +270,11 @@ BAD = [
 ]
 
 
+def test_a_network_that_does_not_fit_is_said_to_where_class_maps_are_asked_of_it(tmp_path):
+    lines = errors_of(tmp_path, experts_on("digits", "vgg11"))
+    assert lines and all("does not fit" in line for line in lines), lines
+
+
 @pytest.mark.parametrize("change, words", BAD, ids=[" ".join(words)[:50] for _, words in BAD])
 def test_one_wrong_value_gives_one_line_that_names_it(tmp_path, change, words):
     lines = errors_of(tmp_path, change)

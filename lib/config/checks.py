@@ -192,6 +192,8 @@ def cell(tables, key, row):
     yield from found
     if not found and (must := singular_kernel(row.distill, shape, classes or 2)):
         yield "distill.ipc", must
+    if not found and row.distill.judge == "experts" and not has_class_maps(net := row.distill.net, shape):
+        yield "distill.judge", f"reads class maps off a ReLU of its network, and {net} has none of feature maps"
 
 
 def loss(column, protocol, cfg):
@@ -240,8 +242,6 @@ def of_method(cfg, shape, classes, protocols):
         yield "distill.topk", f"must keep at least 2 of the {cfg.real_batch} images of real_batch, for a neighbour"
     if isinstance(cfg, models.DD):
         yield from schedule(cfg, images, classes)
-    if isinstance(cfg, models.EDF) and cfg.judge == "experts" and not has_class_maps(cfg.net, shape):
-        yield "distill.judge", f"reads class maps off a ReLU of its network, and {cfg.net} has none of feature maps"
     if isinstance(cfg, models.RaT):
         drawn["distill.inner_batch"] = cfg.inner_batch, cfg.batch_per_class
         if cfg.window > cfg.inner_steps:
