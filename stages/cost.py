@@ -3,10 +3,10 @@
 from functools import cache
 
 from lib.config.load import load_params
-from lib.training.cost import describe, matmul_rate
+from lib.training.cost import describe, describe_evaluations, matmul_rate
 
 from .inputs import device_of
-from .work import step_on_gpu, work_of_cell, work_of_experts
+from .work import step_on_gpu, work_of_cell, work_of_evaluations, work_of_experts
 
 NOT_KNOWN = "cost: not known before `prepare` has counted the pictures of the folder"
 rate_of = cache(matmul_rate)  # measured once for each dtype
@@ -37,6 +37,8 @@ def cost_of_experts(params, key, device):
 
 
 def cost_of_cell(params, key, device, repeats=9):
-    """The work of a cell's distillation, all seeds, as a sentence. repeats: of the product that the rate is of."""
-    work = work_of_cell(params, key, device)
-    return describe(*work, rate_of(work[-1], device, repeats)) if work else NOT_KNOWN
+    """The work of a cell, all seeds and evaluations, as a sentence. repeats: of the product that the rate is of."""
+    if not (work := work_of_cell(params, key, device)):
+        return NOT_KNOWN
+    evaluations = describe_evaluations(*work_of_evaluations(params, key), rate_of("float32", device, repeats))
+    return f"{describe(*work, rate_of(work[-1], device, repeats))}; {evaluations}"

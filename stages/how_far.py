@@ -1,8 +1,8 @@
 """How far a suite is, said at the end of each of its cells."""
 
 from lib.config.settings import read_recipe
+from lib.progress import duration
 from lib.records import Evaluation, History, read_metrics, read_record
-from lib.report.compare import duration
 
 from .common import DISTILLED, EVALUATED
 

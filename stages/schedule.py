@@ -7,7 +7,7 @@ from lib.training.work import H100
 
 from .cost import rate_of
 from .parts import with_parts
-from .work import work_of_cell, work_of_experts
+from .work import work_of_cell, work_of_evaluations, work_of_experts
 
 GPUS = (1, 8, 64)
 
@@ -17,28 +17,31 @@ def cost_of_stages(params, waits, device=None):
 
     device: this machine's, where they run here. Where FLOPs are not known, of a folder of the user's, they count as 0.
     """
-    works = {name: work for name in waits if (work := work_of(params, name, device))}
-    disk = sum(work[4] for name, work in works.items() if name.startswith("experts@")) / 1e9
-    text = f"work: {sum(map(flops_of, works.values())) / 1e15:.3g} PFLOP; experts on disk: {disk:.1f} GB"
+    works = {name: flops_of(params, name, device) for name in waits}
+    rows = {name.partition("@")[2] for name in waits if name.startswith("experts@")}
+    disk = sum(work[4] for row in rows if (work := work_of_experts(params, row))) / 1e9
+    total = sum(flops for work in works.values() for flops, _ in work)
+    text = f"work: {total / 1e15:.3g} PFLOP; experts on disk: {disk:.1f} GB"
     if device:
-        here = sum(flops_of(work) / rate_of(work[3], device) for work in works.values()) / 3600
+        here = sum(flops / rate_of(dtype, device) for work in works.values() for flops, dtype in work) / 3600
         text += f"\ntime: at least {here:.3g} hours of one {device.type.upper()} like this machine's"
-    seconds = {name: flops_of(work) / H100[work[3]] for name, work in works.items()}
+    seconds = {name: sum(flops / H100[dtype] for flops, dtype in work) for name, work in works.items()}
     least = [makespan(*divided(with_parts(params, waits, gpus), seconds), gpus) / 3600 for gpus in GPUS]
     hours = ", ".join(f"{each:.3g}" for each in least)
     return f"{text}\non {', '.join(map(str, GPUS))} H100s at the peak of their data sheet: at least {hours} hours"
 
 
-def work_of(params, name, device):
-    """(FLOPs of a step, steps, runs, dtype, ...) of a stage that distils or trains experts; None of another."""
+def flops_of(params, name, device=None):
+    """[(FLOPs, their dtype), ...] of a stage that trains experts, distils or evaluates; none where not known."""
     stage, _, key = name.partition("@")
+    works = []
     if stage == "experts":
-        return work_of_experts(params, key)
-    return work_of_cell(params, key, device) if stage == "distill" else None
-
-
-def flops_of(work):
-    return work[0] * work[1] * work[2]
+        works.append(work_of_experts(params, key))
+    if stage == "distill":
+        works.append(work_of_cell(params, key, device))
+    if stage in ("distill", "evaluate") and (evaluations := work_of_evaluations(params, key)):
+        works.append((evaluations[stage == "evaluate"], 1, 1, "float32"))
+    return [(flops * steps * runs, dtype) for flops, steps, runs, dtype, *_ in filter(None, works)]
 
 
 def divided(waits, seconds):

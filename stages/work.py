@@ -2,13 +2,14 @@
 
 from lib.config.checks import shape_of
 from lib.data.sources import SOURCES
+from lib.evaluation.work import flops_of_evaluations
 from lib.methods import METHODS
 from lib.methods.example import work_of_step
 from lib.training.experts import expert_bytes, expert_flops
 
 from .inputs import with_precision
 
-SUBSET = {"classes": 10, "train": 13000}  # about, of a subset of ImageNet
+SUBSET = {"classes": 10, "train": 13000, "test": 500}  # about, of a subset of ImageNet
 
 
 def work_of_experts(params, key):
@@ -30,6 +31,12 @@ def work_of_cell(params, key, device=None):
     cfg, shape = cell.distill, shape_of(vars(params), cell)
     flops = METHODS[cell.method].step_flops(cfg, shape, source["classes"] // cfg.class_steps)
     return flops, cfg.steps, len(cfg.seeds) * cfg.class_steps, cfg.conv_dtype
+
+
+def work_of_evaluations(params, key):
+    """FLOPs of a cell's evaluations: (during its runs, of the finished sets); None if not known."""
+    cell, source = params.cells[key], source_of(params, params.cells[key])
+    return source and flops_of_evaluations(cell, params.protocols, shape_of(vars(params), cell), source)
 
 
 def step_on_gpu(params, key, counted):

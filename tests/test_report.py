@@ -15,9 +15,10 @@ from lib.config.load import load_params
 from lib.config.recipes import recipes
 from lib.config.settings import Settings
 from lib.data.text import WordVectors
+from lib.progress import duration
 from lib.report.applications import continual_rows, membership_rows
 from lib.report.charts import chart
-from lib.report.compare import duration, make_row, paired, provenance_lines, verdict
+from lib.report.compare import make_row, paired, provenance_lines, verdict
 from lib.report.figures import gallery, plot_continual, plot_ipc, save_gallery, save_preview
 from lib.report.page import counts, overview, write_page
 from lib.report.published import figure_of, published_figures
@@ -236,7 +237,8 @@ def test_a_single_network_has_no_deviation(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (5399, "90 min"), (5400, "1.5 h")]
+    ("seconds", "shown"),
+    [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (172800, "2.0 days")],
 )
 def test_times_are_short_to_read(seconds, shown):
     assert duration(seconds) == shown

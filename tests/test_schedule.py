@@ -6,8 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from lib.config.load import load_params
+from lib.training.compute import forward_flops
+from lib.training.loop import evaluation_steps
 from lib.training.work import H100
-from stages.schedule import cost_of_stages, divided, flops_of, makespan, work_of
+from stages.schedule import cost_of_stages, divided, flops_of, makespan
+from stages.work import work_of_evaluations
 
 
 def test_closed_forms():
@@ -52,10 +55,26 @@ def test_the_work_of_the_grid():
     name, experts = "distill@mtt-mtt-cifar10-ipc1", "experts@cifar10-zca"
     assert experts.partition("@")[2] in params.experts
     waits = {experts: [], name: [experts], "evaluate@mtt-mtt-cifar10-ipc1": [name]}
-    works = [work_of(params, each, None) for each in (experts, name)]
-    assert work_of(params, "evaluate@mtt-mtt-cifar10-ipc1", None) is None
-    hours = sum(flops_of(work) / H100[work[3]] for work in works) / 3600
+    works = [work for each in waits for work in flops_of(params, each)]
+    assert [dtype for _, dtype in works] == ["float32"] * 4, "experts; the runs and their evaluations; the sets'"
+    hours = sum(flops / H100[dtype] for flops, dtype in works) / 3600
     text = cost_of_stages(params, waits)
-    assert f"work: {sum(map(flops_of, works)) / 1e15:.3g} PFLOP" in text and "time:" not in text
+    assert f"work: {sum(flops for flops, _ in works) / 1e15:.3g} PFLOP" in text and "time:" not in text
     assert f"on 1, 8, 64 H100s at the peak of their data sheet: at least {hours:.3g}, " in text
-    assert cost_of_stages(SimpleNamespace(), {"evaluate@a": []}).startswith("work: 0 PFLOP")
+    assert cost_of_stages(SimpleNamespace(), {"prepare@a": []}).startswith("work: 0 PFLOP")
+
+
+def test_the_work_of_evaluations():
+    params = load_params()
+    forward = forward_flops("conv3", (3, 32, 32))
+    during, of_sets = work_of_evaluations(params, "fast-frepo-cifar10-ipc10")
+    cfg = params.cells["fast-frepo-cifar10-ipc10"].distill
+    assert cfg.select == "last" and evaluation_steps(cfg) == {400, 2500, 5000, 6700}
+    assert during == 4 * forward * (3 * 300 * 100 + 10000), "four times one network, 300 updates of 100 images"
+    assert of_sets == 2 * 5 * forward * (3 * 2000 * 100 + 10000), "five networks each on the set and on real images"
+    forward = forward_flops("lenet_dd", (1, 28, 28))
+    during, of_sets = work_of_evaluations(params, "dd-sldd-mnist-ipc1-images5-fixed-rate02")
+    assert of_sets == 3 * 2 * forward * (3 * 3 * 5 + 10000), (
+        "three seeds; three steps of five images"
+    )
+    assert during == 3 * 35 * forward * (3 * 3 * 5 + 10000)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lib.augment import augmented
 from lib.augment import frepo as augment
@@ -11,6 +12,7 @@ from lib.data.labels import initial_labels
 from lib.data.preprocess import Preprocess
 from lib.data.real import RealSet
 from lib.evaluation.accuracy import krr_accuracy, whole_set_accuracy
+from lib.evaluation.work import evaluation_flops
 from lib.methods.kernel_regression import krr_predict
 from lib.networks import build
 from lib.rng import class_minibatches, generator
@@ -185,3 +187,25 @@ def test_krr_accuracy_is_that_of_an_untrained_networks_features():
 def test_forward_flops_of_the_paper_network():
     """The sheet: 154.5 million multiply-adds for an image of 32 pixels."""
     assert forward_flops("conv3", (3, 32, 32)) / 2 == pytest.approx(154.5e6, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        Protocol(num_nets=1, steps=50, lr=3e-3, batch=8, augment="none"),
+        Protocol(num_nets=1, epochs=9, lr=0.1, batch=8, augment="none", optimizer="sgd", loss="cross_entropy"),
+    ],
+)
+def test_flops_of_an_evaluation_are_those_that_are_counted(protocol):
+    (x, y), real = sets(1, 20, torch.float32), blobs(n=37)
+    x = x[:, :, :1]
+    forward, first = forward_flops("conv2-w4", (1, 8, 8)), 2 * 64 * 9 * 4
+    shown = {"adam": 50 * 8, "sgd": 9 * 20}[protocol.optimizer]
+    no_gradient = shown * first  # of the first layer by the images
+    with FlopCounterMode(display=False) as counter:
+        evaluate("conv2-w4", x, y, real, protocol, 0)
+    expected = evaluation_flops(protocol, forward, 20, 37)
+    assert counter.get_total_flops() == pytest.approx(expected - no_gradient, rel=0.01)
+    several = protocol.model_copy(update={"num_nets": 5})
+    assert evaluation_flops(several, forward, 20, 37) == 5 * expected
+    assert evaluation_flops(several, forward, 20, 37, shown=30) == 5 * forward * (3 * 30 + 37)

@@ -54,12 +54,6 @@ def beside_published(row, cell, table):
     return row | {"judged": judged(row), "verdict": verdict(row)}
 
 
-def duration(seconds):
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def measured_text(row):
     """The accuracy of a row in percent and, of several networks or seeds, its deviation."""
     several = row["n_networks"] * row["n_seeds"] > 1

@@ -8,18 +8,17 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from PIL import Image
 
 from ..files import replacing
+from ..progress import duration
 from . import GAP
 from .charts import chart
-from .compare import JUDGED, duration, measured_text
+from .compare import JUDGED, measured_text
 
 METHOD_NAMES = {"frepo": "FRePo", "rat": "RaT-BPTT"}  # the others are capitals
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 SHOWN_PIXELS = 56  # about, of an image's side on the page; whole multiples of its own pixels
 PHONE_PIXELS = 280  # a row of images fits a phone
 STRIP = 4  # sets on top of the page
-LARGE = (
-    64  # pixels of a side from which on a gallery is a file beside the page, which browsers load when it is looked at
-)
+LARGE = 64  # pixels of a side; from it on a gallery is a file beside the page, loaded when it is looked at
 NOT_RUN = "not run yet"
 
 

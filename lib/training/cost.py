@@ -4,6 +4,8 @@ import time
 
 import torch
 
+from ..progress import duration
+
 
 def seconds_in_turns(functions, device, repeats):
     """Median seconds of each function(i), after two warm-up calls; called in turns, so that other load falls on all."""
@@ -40,10 +42,13 @@ def matmul_rate(dtype, device, repeats=9, n=None):
 def describe(step_flops, steps, runs, dtype, rate):
     """One sentence for a person who is about to spend the time."""
     total = step_flops * steps * runs
-    hours = total / rate / 3600
-    shorter = f"{hours:.1f} hours" if hours > 1 else f"{hours * 60:.1f} minutes"
-    least = f"{hours / 24:.1f} days" if hours > 48 else shorter
     return (
         f"cost: {step_flops / 1e9:.3g} GFLOP a step, {steps} steps, {runs} run(s): {total / 1e15:.3g} PFLOP; "
-        f"at least {least} at this device's {rate / 1e12:.3g} TFLOP/s in {dtype}, evaluations aside"
+        f"at least {duration(total / rate)} at this device's {rate / 1e12:.3g} TFLOP/s in {dtype}"
     )
+
+
+def describe_evaluations(during, last, rate):
+    """What evaluations cost, by their FLOPs during the runs and of the finished sets; rate: FLOP/s in float32."""
+    each = (f"{flops / 1e15:.3g} PFLOP, at least {duration(flops / rate)}" for flops in (during, last))
+    return "evaluations: during the runs {}; of the sets {}".format(*each)
