@@ -10,6 +10,7 @@ from lib.evaluation.perturbation import perturbed_accuracies
 from lib.files import read_json, write_json
 from lib.records import write_metrics
 from lib.synthetic.set import stacked
+from lib.training.checkpoint import Saving
 from lib.training.students import threads_for
 
 from .checkpoints import Workplace
@@ -26,21 +27,24 @@ def stage(recipe, runtime):
     real = real_set(cell, device)
     folder, seeds, nets = DISTILLED / cell.suite / key, cell.distill.seeds, recipe.evaluate.nets
     sets = sets_of(cell, protocol, folder, real, device)
-    images, networks = len(sets["distilled"][0].x), protocol.num_nets * len(seeds)
-    threads_for(nets, real.shape, images, networks, device)
+    threads_for(nets, real.shape, len(sets["distilled"][0].x), protocol.num_nets * len(seeds), device)
     prov = provenance(device)
     print(f"{key}: {recipe.evaluate} {protocol}\n{prov}", flush=True)
     _, starts = experts_of(recipe, runtime, protocol.num_nets, device)
-    stacks = {kind: stacked(each) for kind, each in sets.items()}
+    stacks, minutes = {kind: stacked(each) for kind, each in sets.items()}, runtime.checkpoint_minutes
     work = Workplace(*inputs_of_evaluation(recipe, sorted(folder.glob("*.safetensors"))))
     missing = [net for net in nets if not work.finished(net)]
     print(f"networks that are there: {[net for net in nets if net not in missing]}; to judge: {missing}", flush=True)
     with tracker("evaluate", key, {**vars(protocol), "dataset": cell.dataset}, prov) as track:
         for net in missing:
-            rows = judged(net, recipe, sets, stacks, real, starts)
+            groups = {f"{net} on {kinds[0]}": {kind: stacks[kind] for kind in kinds} for kinds in by_size(stacks)}
+            savings = [Saving(work.checkpoint(name), minutes) for name in groups]
+            rows = judged(net, recipe, sets, [*zip(groups.values(), savings)], real, starts)
             track.log(0, {f"{net}/{kind}": value for kind, value in means(rows).items()})
             write_json(path := work.done / f"{net}.json", rows)
             work.finish(net, dict(prov), [path])
+            for saving in savings:
+                saving.checkpoint.remove()
     results = {net: read_json(work.done / f"{net}.json") for net in nets}
     record = {"cell": key, "seeds": seeds, "nets": results, **prov}
     accuracy = {net: {kind: round(mean, 2) for kind, mean in means(rows).items()} for net, rows in results.items()}
@@ -48,18 +52,21 @@ def stage(recipe, runtime):
     say_how_far(cell.suite)
 
 
-def judged(net, recipe, sets, stacks, real, starts):
-    """What a network's accuracies are on each kind of set, {kind: {"accuracy": [seed][network], ...}}, and the time."""
+def judged(net, recipe, sets, groups, real, starts):
+    """What a network's accuracies are on each kind of set, {kind: {"accuracy": [seed][network], ...}}, and the time.
+
+    groups: of kinds of sets of one size, ({kind: sets of all seeds, stacked}, the Saving of their training).
+    """
     cfg, protocol, started, rows = recipe.cell.distill, recipe.protocol, time.monotonic(), {}
-    for kinds in by_size(stacks):
-        rows |= stack_accuracies(net, {kind: stacks[kind] for kind in kinds}, real, protocol, starts)
+    for stacks, saving in groups:
+        rows |= stack_accuracies(net, stacks, real, protocol, starts, saving)
     for kind, row in rows.items():
         spread = (f"{name} {each.mean():.2f} % +- {each.std(correction=0):.2f}" for name, each in row.items())
         print(f"{net:14} {kind:16} {', '.join(spread)}", flush=True)
         rows[kind] = {name: each.tolist() for name, each in row.items()}  # krr: [seed]
     if recipe.evaluate.baselines:
         rows["baselines"] = real_baselines(net, sets["distilled"], real, cfg, starts, protocol.num_nets)
-    if stacks["distilled"].start is not None:
+    if sets["distilled"][0].start is not None:
         rows["perturbed"] = perturbed_accuracies(net, sets["distilled"], real, 0)
     if whole := vars(recipe).get("whole"):
         rows["whole_set"] = {"accuracy": whole_set_accuracy(net, real, cfg.labels, whole).tolist()}

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -121,6 +122,22 @@ def test_a_network_that_was_judged_before_the_end_is_not_judged_again(folder):
     output = stages(folder, "evaluate", CELL)
     assert "networks that are there: ['conv2-w32']; to judge: ['kipconv2-w32']" in output
     assert judged(out) == before and len(before) == 2
+
+
+@pytest.mark.long
+def test_an_evaluation_that_is_killed_goes_on_with_the_same_bits(folder):
+    edit(folder, lambda p: p["protocols"]["digits"].update(steps=600))
+    target, out = f"evaluate@{CELL}", folder / f"build/evaluate/digits/{CELL}.json"
+    process, deadline = started(folder, "repro", target), time.monotonic() + 120
+    while not (saved := [*(folder / ".checkpoints" / CELL).glob("*/conv2-w32 on distilled.safetensors")]):
+        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    output = dvc(folder, "repro", target)
+    assert re.search(r"networks conv2-w32: going on after \d+ updates", output) and not saved[0].exists()
+    resumed = judged(out)
+    assert "going on" not in dvc(folder, "repro", "-f", "--single-item", target) and judged(out) == resumed
 
 
 def judged(path):

@@ -74,7 +74,5 @@ def test_the_work_of_evaluations():
     assert of_sets == 2 * 5 * forward * (3 * 2000 * 100 + 10000), "five networks each on the set and on real images"
     forward = forward_flops("lenet_dd", (1, 28, 28))
     during, of_sets = work_of_evaluations(params, "dd-sldd-mnist-ipc1-images5-fixed-rate02")
-    assert of_sets == 3 * 2 * forward * (3 * 3 * 5 + 10000), (
-        "three seeds; three steps of five images"
-    )
+    assert of_sets == 3 * 2 * forward * (3 * 3 * 5 + 10000), "three seeds; three steps of five images"
     assert during == 3 * 35 * forward * (3 * 3 * 5 + 10000)

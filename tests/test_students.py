@@ -16,6 +16,7 @@ from lib.evaluation.work import evaluation_flops
 from lib.methods.kernel_regression import krr_predict
 from lib.networks import build
 from lib.rng import class_minibatches, generator
+from lib.training.checkpoint import Checkpoint, Saving
 from lib.training.compute import forward_flops
 from lib.training.students import Students, evaluate, learning_rate
 
@@ -209,3 +210,45 @@ def test_flops_of_an_evaluation_are_those_that_are_counted(protocol):
     several = protocol.model_copy(update={"num_nets": 5})
     assert evaluation_flops(several, forward, 20, 37) == 5 * expected
     assert evaluation_flops(several, forward, 20, 37, shown=30) == 5 * forward * (3 * 30 + 37)
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledAfter(Saving):
+    """Saves after each third update, and ends the training two updates after a save."""
+
+    def __init__(self, checkpoint, updates):
+        super().__init__(checkpoint, 0)
+        self.left = updates
+
+    def after(self, state):
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+        if self.left % 3 == 1:
+            super().after(state)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"steps": 20, "warmup": 4, "lr_final": 0.1, "augment": "dsa"},
+        {"epochs": 8, "optimizer": "sgd", "loss": "cross_entropy", "augment": "dc"},
+    ],
+)
+@pytest.mark.parametrize("net", ["conv2-w4", "kipconv1-w4-batch"])
+def test_a_training_that_is_killed_goes_on_with_the_same_bits(tmp_path, capsys, net, fields):
+    (x, y), set_of = sets(2, 20, torch.float32), [0, 0, 1, 1]
+    protocol = Protocol(**{"num_nets": 2, "lr": 1e-2, "batch": 8, "shuffle": True, **fields})
+    whole = Students(net, (3, 8, 8), 10, set_of, 1, "cpu").train(x, y, protocol)
+    for updates in (7, 5):
+        with pytest.raises(Killed):
+            saving = KilledAfter(Checkpoint(tmp_path / "c.safetensors", "owner"), updates)
+            Students(net, (3, 8, 8), 10, set_of, 1, "cpu").train(x, y, protocol, saving=saving)
+    saving = Saving(Checkpoint(tmp_path / "c.safetensors", "owner"), 60)
+    resumed = Students(net, (3, 8, 8), 10, set_of, 1, "cpu").train(x, y, protocol, saving=saving)
+    assert "going on after 10 updates" in capsys.readouterr().out
+    for name, tensor in (whole.params | whole.buffers).items():
+        assert torch.equal((resumed.params | resumed.buffers)[name], tensor), name

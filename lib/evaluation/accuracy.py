@@ -25,14 +25,15 @@ def krr_accuracy(net, x, y, real, seed):
     return 100 * (predicted == real.test_y).float().mean(1).cpu()
 
 
-def stack_accuracies(net, stacks, real, protocol, starts):
+def stack_accuracies(net, stacks, real, protocol, starts, saving=None):
     """Accuracies in percent of stacked sets -> {kind: {accuracy (seeds, networks), krr (seeds,), ...}}.
 
     stacks: {kind: sets of all seeds, stacked}, all of one size. starts: known weights of the students, or None.
+    saving: a checkpoint.Saving of their training.
     """
     x, y, lr, start = (None if tensors[0] is None else torch.cat(tensors) for tensors in zip(*stacks.values()))
     start = start if starts is None else starts.expand(len(x), -1, -1)
-    students = trained(net, x, y, real, protocol, 0, lr, start)
+    students = trained(net, x, y, real, protocol, 0, lr, start, saving)
     results = {"accuracy": students.accuracy(real.test_x, real.test_y).view(len(x), -1).cpu()}
     if y.shape[-1] == 1:
         at_half = students.accuracy(real.test_x, real.test_y, PUBLISHED_THRESHOLD)

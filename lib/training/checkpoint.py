@@ -1,6 +1,7 @@
 """The checkpoint of a run that may be killed at any moment: the newest state, and the one before it."""
 
 import os
+import time
 from pathlib import Path
 
 from ..files import FileError
@@ -49,3 +50,16 @@ class Checkpoint:
     def remove(self):
         for path in self.path.parent.glob(f"{self.path.name}*"):
             path.unlink()
+
+
+class Saving:
+    """Saves the state of a training to a Checkpoint every `minutes`."""
+
+    def __init__(self, checkpoint, minutes):
+        self.checkpoint, self.minutes, self.saved_at = checkpoint, minutes, time.monotonic()
+
+    def after(self, state):
+        """Save what state() returns, if it is time."""
+        if time.monotonic() - self.saved_at > self.minutes * 60:
+            self.checkpoint.save(state())
+            self.saved_at = time.monotonic()

@@ -5,6 +5,7 @@ augmentation and, if the order is shuffled, order. Source of the protocols: refe
 DC, DSA and DM (section 6) and of dataset distillation (section 7).
 """
 
+from functools import partial
 from math import cos, pi
 
 import torch
@@ -17,7 +18,7 @@ from ..progress import progress_bar
 from ..rng import class_minibatches, generator
 from .compute import forward_flops, images_per_pass, numbers_per_pass, use_threads, widest_layer
 from .losses import cross_entropy, predicted, squared_error
-from .optimizers import adam, forget, set_rate, sgd, state_of
+from .optimizers import adam, forget, load_state, set_rate, sgd, state_of
 
 CPU_BATCHED_FLOPS = 2e8  # of one student's step; beyond it a CPU is bound by arithmetic, and vmap only costs time
 SGD_MOMENTUM, SGD_DECAY = 0.9, 5e-4
@@ -117,11 +118,11 @@ class Students:
         """
         return {name: p[chunk].requires_grad_() for name, p in self.params.items()}
 
-    def train(self, x, y, protocol, after=None, lr=None):
+    def train(self, x, y, protocol, after=None, lr=None, saving=None):
         """Train every student on its set x (M, N, K, H, W), y (M, N, C) by `protocol` (config.models.Protocol).
 
         lr (M,): first rates of each set's students, in place of the protocol's; students must be in the order of the
-        sets. after(updates): called after each update.
+        sets. after(updates): called after each update. saving: a checkpoint.Saving, from which a training goes on.
         """
         n = x.shape[1]
         batch = min(n, protocol.batch)
@@ -149,12 +150,15 @@ class Students:
 
         update = Captured(update, changes=changes)
         self.template.train()
+        done = self.resume(saving, chunks)
         updates = self._batches(n, batch, y.shape[2], protocol, gen)
         count, networks = protocol.epochs * per_epoch + protocol.steps, f"{len(self)} networks {self.net}"
         updates = progress_bar(updates, total=count, desc=networks, unit="update", delay=30, leave=False)
         for step, indices in enumerate(updates):
             batch_x, batch_y = x[self.set_of[:, None], indices], y[self.set_of[:, None], indices]
             batch_x = augmented(protocol.augment, batch_x, gen, host)
+            if step < done:  # only its draws are made again, so that those after it are the same
+                continue
             for number, (chunk, _, optimizer, rate) in enumerate(chunks):
                 set_rate(optimizer, learning_rate(protocol, step, per_epoch, rate))
                 if protocol.optimizer == "sgd" and step == drop_step(protocol, per_epoch):
@@ -163,7 +167,28 @@ class Students:
             if after:
                 after(step + 1)
                 self.template.train()
+            if saving:
+                saving.after(partial(self.state_dict, chunks, step + 1))
         return self
+
+    def state_dict(self, chunks, updates):
+        """All that a training needs to go on after so many updates; chunks: of `train`, with their optimizers."""
+        optimizers = [optimizer.state_dict() for _, _, optimizer, _ in chunks]
+        return {"params": self.params, "buffers": self.buffers, "optimizers": optimizers, "updates": updates}
+
+    @torch.no_grad()
+    def resume(self, saving, chunks):
+        """Go on from the checkpoint of `saving`, if there is one -> how many updates are done."""
+        state = saving and saving.checkpoint.load()
+        if not state:
+            return 0
+        for name in ("params", "buffers"):
+            for key, tensor in getattr(self, name).items():
+                tensor.copy_(state[name][key])
+        for (_, _, optimizer, _), saved in zip(chunks, state["optimizers"], strict=True):
+            load_state(optimizer, saved)
+        print(f"{len(self)} networks {self.net}: going on after {state['updates']} updates", flush=True)
+        return state["updates"]
 
     @torch.no_grad()
     def start_from(self, weights):
@@ -251,11 +276,11 @@ class _Method(torch.nn.Module):
         return getattr(self.net, self.method)(x)
 
 
-def trained(net, x, y, real, protocol, seed, lr=None, start=None):
+def trained(net, x, y, real, protocol, seed, lr=None, start=None, saving=None):
     """`protocol.num_nets` students of `net` for each of the M sets x (M, N, K, H, W), y (M, N, C), trained at once.
 
     lr (M, E, S): the sets' own rates; the protocol `schedule` follows them, sgd takes a single one (M, 1, 1) in place
-    of its own. start (M, P) or (M, num_nets, P): weights that the students start from.
+    of its own. start (M, P) or (M, num_nets, P): weights that the students start from. saving: as in `Students.train`.
     """
     set_of = [m for m in range(len(x)) for _ in range(protocol.num_nets)]
     students = Students(net, real.shape, y.shape[-1], set_of, seed, x.device)
@@ -263,7 +288,7 @@ def trained(net, x, y, real, protocol, seed, lr=None, start=None):
         students.start_from(start.flatten(0, 1) if start.ndim == 3 else start[students.set_of])
     if protocol.optimizer == "schedule":
         return students.follow(x, y, lr)
-    return students.train(x, y, protocol, lr=None if lr is None else lr[:, 0, 0])
+    return students.train(x, y, protocol, lr=None if lr is None else lr[:, 0, 0], saving=saving)
 
 
 def evaluate(net, x, y, real, protocol, seed, lr=None, start=None):
