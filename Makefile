@@ -36,7 +36,7 @@ golden: .venv/installed ## compare the numbers of toy-sized runs of everything w
 repro: .venv/installed cost ## every cell of every suite with the published settings: GPU-weeks
 	dvc repro
 
-cost: .venv/installed ## what distilling each cell costs on this machine
+cost: .venv/installed ## what each cell and its evaluations cost on this machine
 	@for suite in $(SUITES); do python -m stages cost $$suite || exit 1; done
 
 report: .venv/installed ## rebuild the page of all results and say where it is
