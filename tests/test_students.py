@@ -249,6 +249,14 @@ def test_a_training_that_is_killed_goes_on_with_the_same_bits(tmp_path, capsys, 
             Students(net, (3, 8, 8), 10, set_of, 1, "cpu").train(x, y, protocol, saving=saving)
     saving = Saving(Checkpoint(tmp_path / "c.safetensors", "owner"), 60)
     resumed = Students(net, (3, 8, 8), 10, set_of, 1, "cpu").train(x, y, protocol, saving=saving)
-    assert "going on after 10 updates" in capsys.readouterr().out
+    assert "going on after 10 of " in capsys.readouterr().out
     for name, tensor in (whole.params | whole.buffers).items():
         assert torch.equal((resumed.params | resumed.buffers)[name], tensor), name
+
+
+def test_a_training_of_many_large_networks_is_not_saved(tmp_path, capsys, monkeypatch):
+    (x, y), students = sets(1, 20, torch.float32), Students("conv2-w4", (3, 8, 8), 10, [0], 1, "cpu")
+    numbers = sum(p.numel() for p in students.params.values())
+    monkeypatch.setattr("lib.training.students.LARGEST_STATE", 4 * 3 * numbers - 1)  # weights, and Adam's two moments
+    students.train(x, y, PROTOCOL, saving=Saving(Checkpoint(tmp_path / "c.safetensors", "owner"), 0))
+    assert "not saved on the way" in capsys.readouterr().out and not list(tmp_path.iterdir())

@@ -5,7 +5,6 @@ augmentation and, if the order is shuffled, order. Source of the protocols: refe
 DC, DSA and DM (section 6) and of dataset distillation (section 7).
 """
 
-from functools import partial
 from math import cos, pi
 
 import torch
@@ -22,6 +21,7 @@ from .optimizers import adam, forget, load_state, set_rate, sgd, state_of
 
 CPU_BATCHED_FLOPS = 2e8  # of one student's step; beyond it a CPU is bound by arithmetic, and vmap only costs time
 SGD_MOMENTUM, SGD_DECAY = 0.9, 5e-4
+LARGEST_STATE = 2 * 10**9  # bytes of a training that is saved: while it is, a GPU holds them twice
 LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
 
 
@@ -122,73 +122,35 @@ class Students:
         """Train every student on its set x (M, N, K, H, W), y (M, N, C) by `protocol` (config.models.Protocol).
 
         lr (M,): first rates of each set's students, in place of the protocol's; students must be in the order of the
-        sets. after(updates): called after each update. saving: a checkpoint.Saving, from which a training goes on.
+        sets. after(updates): called after each update. saving: a checkpoint.Saving, from which a training goes on,
+        unless it has more than LARGEST_STATE.
         """
         n = x.shape[1]
-        batch = min(n, protocol.batch)
-        per_epoch, loss = -(-n // batch), LOSSES[protocol.loss]
+        training = Training(self, protocol, n, lr)
         gen, host = generator(self.seed, "students", device=self.device), generator(self.seed, "students", "families")
-        chunks = []  # each has its own optimizer, which updates while the gradients are in the cache
-        for chunk in self.chunks(batch, lr is not None):
-            leaves, rate = self.leaves(chunk), protocol.lr if lr is None else lr[self.set_of[chunk.start]].item()
-            if protocol.optimizer == "adam":
-                optimizer = adam(leaves.values(), rate)
-            else:
-                optimizer = sgd(leaves.values(), rate, SGD_MOMENTUM, SGD_DECAY)
-            chunks.append((chunk, leaves, optimizer, rate))
-
-        def update(number, x, y):
-            chunk, leaves, optimizer, _ = chunks[number]
-            # The students' losses are independent: their sum has each one's own gradient.
-            loss(self.call(chunk, x, params=leaves), y).sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        def changes(number, x, y):
-            chunk, leaves, optimizer, _ = chunks[number]
-            return [*leaves.values(), *self.buffers.values(), *state_of(optimizer)]
-
-        update = Captured(update, changes=changes)
+        count, networks = protocol.epochs * training.per_epoch + protocol.steps, f"{len(self)} networks {self.net}"
+        if saving and (size := training.nbytes()) > LARGEST_STATE:
+            print(f"{networks}: their training is not saved on the way, for it has {size / 1e9:.0f} GB", flush=True)
+            saving = None
+        if state := saving and saving.checkpoint.load():
+            training.load_state_dict(state)
+            print(f"{networks}: going on after {training.done} of {count} updates", flush=True)
+        done = training.done
         self.template.train()
-        done = self.resume(saving, chunks)
-        updates = self._batches(n, batch, y.shape[2], protocol, gen)
-        count, networks = protocol.epochs * per_epoch + protocol.steps, f"{len(self)} networks {self.net}"
+        updates = self._batches(n, training.batch, y.shape[2], protocol, gen)
         updates = progress_bar(updates, total=count, desc=networks, unit="update", delay=30, leave=False)
         for step, indices in enumerate(updates):
             batch_x, batch_y = x[self.set_of[:, None], indices], y[self.set_of[:, None], indices]
             batch_x = augmented(protocol.augment, batch_x, gen, host)
             if step < done:  # only its draws are made again, so that those after it are the same
                 continue
-            for number, (chunk, _, optimizer, rate) in enumerate(chunks):
-                set_rate(optimizer, learning_rate(protocol, step, per_epoch, rate))
-                if protocol.optimizer == "sgd" and step == drop_step(protocol, per_epoch):
-                    forget(optimizer)
-                update(number, batch_x[chunk], batch_y[chunk])
+            training.step(batch_x, batch_y)
             if after:
-                after(step + 1)
+                after(training.done)
                 self.template.train()
             if saving:
-                saving.after(partial(self.state_dict, chunks, step + 1))
+                saving.after(training.state_dict)
         return self
-
-    def state_dict(self, chunks, updates):
-        """All that a training needs to go on after so many updates; chunks: of `train`, with their optimizers."""
-        optimizers = [optimizer.state_dict() for _, _, optimizer, _ in chunks]
-        return {"params": self.params, "buffers": self.buffers, "optimizers": optimizers, "updates": updates}
-
-    @torch.no_grad()
-    def resume(self, saving, chunks):
-        """Go on from the checkpoint of `saving`, if there is one -> how many updates are done."""
-        state = saving and saving.checkpoint.load()
-        if not state:
-            return 0
-        for name in ("params", "buffers"):
-            for key, tensor in getattr(self, name).items():
-                tensor.copy_(state[name][key])
-        for (_, _, optimizer, _), saved in zip(chunks, state["optimizers"], strict=True):
-            load_state(optimizer, saved)
-        print(f"{len(self)} networks {self.net}: going on after {state['updates']} updates", flush=True)
-        return state["updates"]
 
     @torch.no_grad()
     def start_from(self, weights):
@@ -263,6 +225,69 @@ class Students:
     def accuracy(self, test_x, test_y, threshold=0.0):
         """Test accuracy (S,) in percent, over the exact number of test images."""
         return 100 * (self.predictions(test_x, threshold) == test_y).float().mean(1)
+
+
+class Training:
+    """Students on their way by a protocol: `done` updates, and an optimizer for each slice of them.
+
+    Slices that go through the network together are updated while their gradients are in the cache. n: images of a set.
+    """
+
+    def __init__(self, students, protocol, n, lr):
+        self.students, self.protocol, self.done = students, protocol, 0
+        self.batch = min(n, protocol.batch)
+        self.per_epoch = -(-n // self.batch)
+        self.chunks = []  # (slice, its leaves, their optimizer, its first rate)
+        for chunk in students.chunks(self.batch, lr is not None):
+            leaves = students.leaves(chunk)
+            rate = protocol.lr if lr is None else lr[students.set_of[chunk.start]].item()
+            if protocol.optimizer == "adam":
+                optimizer = adam(leaves.values(), rate)
+            else:
+                optimizer = sgd(leaves.values(), rate, SGD_MOMENTUM, SGD_DECAY)
+            self.chunks.append((chunk, leaves, optimizer, rate))
+        self.update = Captured(self.update, changes=lambda number, x, y: self.tensors(number))
+
+    def update(self, number, x, y):
+        """One update of slice `number` on its batches x (s, B, ...), y (s, B, C)."""
+        chunk, leaves, optimizer, _ = self.chunks[number]
+        # The students' losses are independent: their sum has each one's own gradient.
+        LOSSES[self.protocol.loss](self.students.call(chunk, x, params=leaves), y).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def tensors(self, number):
+        """All that an update of a slice changes."""
+        _, leaves, optimizer, _ = self.chunks[number]
+        return [*leaves.values(), *self.students.buffers.values(), *state_of(optimizer)]
+
+    def step(self, x, y):
+        """The next update of all students on their batches x (S, B, ...), y (S, B, C)."""
+        for number, (chunk, _, optimizer, rate) in enumerate(self.chunks):
+            set_rate(optimizer, learning_rate(self.protocol, self.done, self.per_epoch, rate))
+            if self.protocol.optimizer == "sgd" and self.done == drop_step(self.protocol, self.per_epoch):
+                forget(optimizer)
+            self.update(number, x[chunk], y[chunk])
+        self.done += 1
+
+    def nbytes(self):
+        """The size of `state_dict`."""
+        tensors = [*self.students.params.values(), *self.students.buffers.values()]
+        tensors += [tensor for _, _, optimizer, _ in self.chunks for tensor in state_of(optimizer)]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def state_dict(self):
+        students, optimizers = self.students, [optimizer.state_dict() for _, _, optimizer, _ in self.chunks]
+        return {"params": students.params, "buffers": students.buffers, "optimizers": optimizers, "done": self.done}
+
+    @torch.no_grad()
+    def load_state_dict(self, state):
+        for name in ("params", "buffers"):
+            for key, tensor in getattr(self.students, name).items():
+                tensor.copy_(state[name][key])
+        for (_, _, optimizer, _), saved in zip(self.chunks, state["optimizers"], strict=True):
+            load_state(optimizer, saved)
+        self.done = state["done"]
 
 
 class _Method(torch.nn.Module):
