@@ -52,7 +52,7 @@ def ends(output):
 
 @pytest.fixture
 def stubs(tmp_path):
-    """stubs({name: (shell command, the name before it or None)}) -> a folder with these as stages `evaluate@NAME`."""
+    """stubs({name: (shell command, the name before it or None)}) -> a folder with these as stages `external@NAME`."""
 
     def make(table):
         folder = tmp_path / "stubs"
@@ -66,7 +66,7 @@ def stubs(tmp_path):
         do |= {"deps": ["${item.before}"], "outs": ["out/${item.name}"]}
         plan = {"cmd": "true", "deps": ["params.yaml"]}
         (folder / "dvc.yaml").write_text(
-            yaml.safe_dump({"stages": {"plan": plan, "evaluate": {"foreach": rows, "do": do}}})
+            yaml.safe_dump({"stages": {"plan": plan, "external": {"foreach": rows, "do": do}}})
         )
         for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
             subprocess.run(command, cwd=folder, env=ENV, check=True)
@@ -80,12 +80,12 @@ def stubs(tmp_path):
 def test_a_stage_that_fails_holds_up_those_after_it_and_no_other(stubs):
     folder = stubs({"a": ("true", None), "b": ("echo why; false", "a"), "c": ("true", "b"), "d": ("sleep 2", None)})
     code, output = fanout(folder)
-    assert ends(output) == {"evaluate@a": "done", "evaluate@b": "failed", "evaluate@c": "not run", "evaluate@d": "done"}
-    assert code == 1 and "not run: evaluate@c: evaluate@b failed" in output and "\n    why\n" in output
+    assert ends(output) == {"external@a": "done", "external@b": "failed", "external@c": "not run", "external@d": "done"}
+    assert code == 1 and "not run: external@c: external@b failed" in output and "\n    why\n" in output
     assert "fanout: 2 done, 1 failed, 1 not run" in output
     edit_command(folder, "echo why; false", "true")
-    code, output = fanout(folder, "evaluate@c")
-    assert code == 0 and ends(output) == {"evaluate@b": "done", "evaluate@c": "done"}
+    code, output = fanout(folder, "external@c")
+    assert code == 0 and ends(output) == {"external@b": "done", "external@c": "done"}
     assert dvc(folder, "status").strip().endswith("up to date.")
     assert "fanout: 0 stages are stale" in fanout(folder)[1]
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(stubs, tmp_path, monkeypatc
         code, output = fanout(folder, "--address", made.address)
     assert code == 1 and "fanout: 2 machines share results by a remote of DVC's: name it by --remote" in output
     code, output = fanout(folder, "--dry")
-    assert code == 0 and "fanout: 1 stages are stale: 1 evaluate" in output and not (folder / "out/a").exists()
+    assert code == 0 and "fanout: 1 stages are stale: 1 external" in output and not (folder / "out/a").exists()
 
 
 def commit_all(folder):
@@ -159,11 +159,11 @@ def test_what_a_dead_worker_had_runs_again(stubs, tmp_path, monkeypatch):
             assert run.poll() is None, run.stdout.read()
             time.sleep(0.1)
         (worker,) = (
-            each for each in psutil.process_iter(["cmdline"]) if "ray::evaluate@a" in (each.info["cmdline"] or ())
+            each for each in psutil.process_iter(["cmdline"]) if "ray::external@a" in (each.info["cmdline"] or ())
         )
         worker.kill()
         output = run.communicate(timeout=120)[0]
-    assert run.returncode == 0 and ends(output) == {"evaluate@a": "done", "evaluate@b": "done"}, output
+    assert run.returncode == 0 and ends(output) == {"external@a": "done", "external@b": "done"}, output
     first, _ = map(int, (folder / "out/a.pids").read_text().split())
     assert not psutil.pid_exists(first) and len((folder / "out/b.pids").read_text().split()) == 1
 
@@ -239,7 +239,7 @@ def test_what_a_dead_machine_had_runs_on_another(stubs, tmp_path, monkeypatch):
             time.sleep(0.1)
         made.remove_node(other, allow_graceful=False)
         output = run.communicate(timeout=180)[0]
-    assert run.returncode == 0 and ends(output) == {f"evaluate@{name}": "done" for name in "abc"}, output
+    assert run.returncode == 0 and ends(output) == {f"external@{name}": "done" for name in "abc"}, output
     assert sum(len(path.read_text().split()) for path in tmp_path.glob("[abc].log")) == 4, "one of them twice"
     assert dvc(folder, "status").strip().endswith("up to date.")
 
@@ -277,7 +277,7 @@ def test_a_full_disk_of_a_worker_fails_its_stages_in_words(stubs, tmp_path, monk
     dvc(folder, "remote", "add", "--local", "store", str(tmp_path / "store"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
     code, output = fanout(folder, "--remote", "store")
-    assert code == 1 and re.search(r"^failed: evaluate@a: on node \w+, in .*:$", output, re.M), output
+    assert code == 1 and re.search(r"^failed: external@a: on node \w+, in .*:$", output, re.M), output
     assert "No space left on device" in output and "Traceback" not in output, output
 
 

@@ -25,12 +25,12 @@ ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
 
 
 def pipeline(folder, seconds):
-    """A new repository with a stage `evaluate@NAME` for each {NAME: seconds that it sleeps}."""
+    """A new repository with a stage `external@NAME` for each {NAME: seconds that it sleeps}."""
     (folder / "out").mkdir(parents=True)
     (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     rows = {name: {"out": f"out/{name}", "seconds": each} for name, each in seconds.items()}
     do = {"cmd": "sleep ${item.seconds} && echo done > ${item.out}", "deps": ["params.yaml"], "outs": ["${item.out}"]}
-    stages = {"plan": {"cmd": "true", "deps": ["params.yaml"]}, "evaluate": {"foreach": rows, "do": do}}
+    stages = {"plan": {"cmd": "true", "deps": ["params.yaml"]}, "external": {"foreach": rows, "do": do}}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
     for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         subprocess.run(words, cwd=folder, env=ENV, check=True)
