@@ -158,6 +158,7 @@ class Evaluation(Made):
 
     cell: str
     seeds: Counts
+    conv_dtype: str = "float32"
     nets: Annotated[dict[str, Judged], Field(min_length=1)]
 
     @model_validator(mode="after")

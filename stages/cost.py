@@ -40,5 +40,6 @@ def cost_of_cell(params, key, device, repeats=9):
     """The work of a cell, all seeds and evaluations, as a sentence. repeats: of the product that the rate is of."""
     if not (work := work_of_cell(params, key, device)):
         return NOT_KNOWN
-    evaluations = describe_evaluations(*work_of_evaluations(params, key), rate_of("float32", device, repeats))
+    evaluations = work_of_evaluations(params, key, device)
+    evaluations = describe_evaluations(*((flops, rate_of(dtype, device, repeats)) for flops, dtype in evaluations))
     return f"{describe(*work, rate_of(work[-1], device, repeats))}; {evaluations}"

@@ -9,28 +9,28 @@ from lib.synthetic.initial import run_name
 from lib.synthetic.set import SyntheticSet, rendered, save_set, stacked
 from lib.training import cost
 from lib.training.batches import batches_for
-from lib.training.compute import allow_tf32, use_threads
+from lib.training.compute import use_threads
 from lib.training.loop import run
 from lib.training.students import evaluate
 
 from .checkpoints import Workplace
 from .common import DISTILLED, provenance, tracker
 from .identity import inputs_of_cell
-from .inputs import device_of, experts_of, real_set, start_of, with_precision
+from .inputs import device_of, experts_of, real_set, start_of
 from .parts import share
+from .precision import distilled_in
 from .signals import stop_on_signals
 
 
 def stage(recipe, runtime, part=None):
     """Distil one cell of params.yaml into OUT/seedN.safetensors, history.json and a gallery."""
     device = device_of(runtime)
-    recipe = recipe.changed(cell=with_precision(recipe.key, recipe.cell, device))
+    recipe = distilled_in(recipe, device)
     key, cell, cfg = recipe.key, recipe.cell, recipe.cell.distill
     real, out = real_set(cell, device), DISTILLED / cell.suite / key
     check_against_data(key, cfg, real)
     flops = METHODS[cell.method].step_flops(cfg, real.shape, real.num_classes // cfg.class_steps)
     use_threads(flops, device)
-    allow_tf32(cfg.conv_dtype)
     work, prov = Workplace(*inputs_of_cell(recipe)), provenance(device) | {"conv_dtype": cfg.conv_dtype}
     seeds = share(cfg.seeds, part)
     missing = [seed for seed in seeds if not work.finished(f"seed{seed}")]

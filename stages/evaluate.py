@@ -19,16 +19,17 @@ from .distilled import sets_of
 from .how_far import say_how_far
 from .identity import inputs_of_evaluation
 from .inputs import device_of, experts_of, real_set
+from .precision import judged_in
 
 
 def stage(recipe, runtime):
     """Train fresh networks on each seed's set, and on the real images it started from, by the cell's protocol."""
     key, cell, device, protocol = recipe.key, recipe.cell, device_of(runtime), recipe.protocol
-    real = real_set(cell, device)
+    recipe, real = judged_in(recipe, device), real_set(cell, device)
     folder, seeds, nets = DISTILLED / cell.suite / key, cell.distill.seeds, recipe.evaluate.nets
     sets = sets_of(cell, protocol, folder, real, device)
     threads_for(nets, real.shape, len(sets["distilled"][0].x), protocol.num_nets * len(seeds), device)
-    prov = provenance(device)
+    prov = provenance(device) | {"conv_dtype": recipe.evaluate.conv_dtype}
     print(f"{key}: {recipe.evaluate} {protocol}\n{prov}", flush=True)
     _, starts = experts_of(recipe, runtime, protocol.num_nets, device)
     stacks, minutes = {kind: stacked(each) for kind, each in sets.items()}, runtime.checkpoint_minutes
@@ -45,9 +46,8 @@ def stage(recipe, runtime):
             work.finish(net, dict(prov), [path])
             for saving in savings:
                 saving.checkpoint.remove()
-    results = {net: read_json(work.done / f"{net}.json") for net in nets}
-    record = {"cell": key, "seeds": seeds, "nets": results, **prov}
-    accuracy = {net: {kind: round(mean, 2) for kind, mean in means(rows).items()} for net, rows in results.items()}
+    record = {"cell": key, "seeds": seeds, "nets": {net: read_json(work.done / f"{net}.json") for net in nets}, **prov}
+    accuracy = {net: {kind: round(mean, 2) for kind, mean in means(record["nets"][net]).items()} for net in nets}
     write_metrics(EVALUATED / cell.suite / f"{key}.json", {"accuracy": accuracy}, record)
     say_how_far(cell.suite)
 
@@ -57,19 +57,19 @@ def judged(net, recipe, sets, groups, real, starts):
 
     groups: of kinds of sets of one size, ({kind: sets of all seeds, stacked}, the Saving of their training).
     """
-    cfg, protocol, started, rows = recipe.cell.distill, recipe.protocol, time.monotonic(), {}
+    cfg, dtype, started, rows = recipe.cell.distill, recipe.evaluate.conv_dtype, time.monotonic(), {}
     for stacks, saving in groups:
-        rows |= stack_accuracies(net, stacks, real, protocol, starts, saving)
+        rows |= stack_accuracies(net, stacks, real, recipe.protocol, starts, saving, dtype)
     for kind, row in rows.items():
         spread = (f"{name} {each.mean():.2f} % +- {each.std(correction=0):.2f}" for name, each in row.items())
         print(f"{net:14} {kind:16} {', '.join(spread)}", flush=True)
         rows[kind] = {name: each.tolist() for name, each in row.items()}  # krr: [seed]
     if recipe.evaluate.baselines:
-        rows["baselines"] = real_baselines(net, sets["distilled"], real, cfg, starts, protocol.num_nets)
+        rows["baselines"] = real_baselines(net, sets["distilled"], real, cfg, starts, recipe.protocol.num_nets)
     if sets["distilled"][0].start is not None:
         rows["perturbed"] = perturbed_accuracies(net, sets["distilled"], real, 0)
     if whole := vars(recipe).get("whole"):
-        rows["whole_set"] = {"accuracy": whole_set_accuracy(net, real, cfg.labels, whole).tolist()}
+        rows["whole_set"] = {"accuracy": whole_set_accuracy(net, real, cfg.labels, whole, dtype).tolist()}
         print(f"{net:14} {'whole_set':16} {means(rows)['whole_set']:.2f} %", flush=True)
     return {**rows, "wall_s": round(time.monotonic() - started, 1)}
 

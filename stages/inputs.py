@@ -7,7 +7,7 @@ from lib.data.real import load_real, manifest_of
 from lib.networks.pretrained import imagenet_resnet18
 from lib.rng import generator
 from lib.synthetic.initial import initial_set
-from lib.training.compute import device_named, precision
+from lib.training.compute import device_named
 from lib.training.experts import labelled_images
 from lib.training.trajectories import Trajectories, network_with
 
@@ -21,15 +21,6 @@ def device_of(runtime):
         return device_named(runtime.device, runtime.capture)
     except ValueError as error:
         raise ParamsError(f"params.yaml: runtime.device: {error}") from None
-
-
-def with_precision(key, cell, device):
-    """A cell with the dtype that its convolutions run in on this device. A run in another one has checkpoints apart."""
-    try:
-        dtype = precision(cell.distill.conv_dtype, device)
-    except ValueError as error:
-        raise ParamsError(f"params.yaml: cells.{key}.distill.conv_dtype: {error}") from None
-    return cell.changed(distill=cell.distill.changed(conv_dtype=dtype))
 
 
 def real_set(row, device):

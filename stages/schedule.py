@@ -39,8 +39,9 @@ def flops_of(params, name, device=None):
         works.append(work_of_experts(params, key))
     if stage == "distill":
         works.append(work_of_cell(params, key, device))
-    if stage in ("distill", "evaluate") and (evaluations := work_of_evaluations(params, key)):
-        works.append((evaluations[stage == "evaluate"], 1, 1, "float32"))
+    if stage in ("distill", "evaluate") and (evaluations := work_of_evaluations(params, key, device)):
+        flops, dtype = evaluations[stage == "evaluate"]
+        works.append((flops, 1, 1, dtype))
     return [(flops * steps * runs, dtype) for flops, steps, runs, dtype, *_ in filter(None, works)]
 
 

@@ -7,7 +7,7 @@ from lib.methods import METHODS
 from lib.methods.example import work_of_step
 from lib.training.experts import expert_bytes, expert_flops
 
-from .inputs import with_precision
+from .precision import in_precision, with_precision
 
 SUBSET = {"classes": 10, "train": 13000, "test": 500}  # about, of a subset of ImageNet
 
@@ -33,10 +33,14 @@ def work_of_cell(params, key, device=None):
     return flops, cfg.steps, len(cfg.seeds) * cfg.class_steps, cfg.conv_dtype
 
 
-def work_of_evaluations(params, key):
-    """FLOPs of a cell's evaluations: (during its runs, of the finished sets); None if not known."""
+def work_of_evaluations(params, key, device=None):
+    """(FLOPs, dtype) of a cell's evaluations during its runs, and of those of its finished sets; None if not known."""
     cell, source = params.cells[key], source_of(params, params.cells[key])
-    return source and flops_of_evaluations(cell, params.protocols, shape_of(vars(params), cell), source)
+    if source is None:
+        return None
+    during, last = flops_of_evaluations(cell, params.protocols, shape_of(vars(params), cell), source)
+    judge = in_precision(cell.evaluate, f"{key}.evaluate", device) if device else cell.evaluate
+    return (during, "float32"), (last, judge.conv_dtype)
 
 
 def step_on_gpu(params, key, counted):

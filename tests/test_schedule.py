@@ -67,12 +67,14 @@ def test_the_work_of_the_grid():
 def test_the_work_of_evaluations():
     params = load_params()
     forward = forward_flops("conv3", (3, 32, 32))
-    during, of_sets = work_of_evaluations(params, "fast-frepo-cifar10-ipc10")
+    (during, plain), (of_sets, chosen) = work_of_evaluations(params, "fast-frepo-cifar10-ipc10")
+    assert (plain, chosen) == ("float32", "fast"), "those during the run are in float32"
     cfg = params.cells["fast-frepo-cifar10-ipc10"].distill
-    assert cfg.select == "last" and evaluation_steps(cfg) == {400, 2500, 5000, 6700}
+    assert cfg.select == "last" and evaluation_steps(cfg) == {400, 1000, 2000, 2500}
     assert during == 4 * forward * (3 * 300 * 100 + 10000), "four times one network, 300 updates of 100 images"
     assert of_sets == 2 * 5 * forward * (3 * 2000 * 100 + 10000), "five networks each on the set and on real images"
     forward = forward_flops("lenet_dd", (1, 28, 28))
-    during, of_sets = work_of_evaluations(params, "dd-sldd-mnist-ipc1-images5-fixed-rate02")
+    (during, plain), (of_sets, chosen) = work_of_evaluations(params, "dd-sldd-mnist-ipc1-images5-fixed-rate02")
+    assert (plain, chosen) == ("float32", "float32")
     assert of_sets == 3 * 2 * forward * (3 * 3 * 5 + 10000), "three seeds; three steps of five images"
     assert during == 3 * 35 * forward * (3 * 3 * 5 + 10000)

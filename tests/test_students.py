@@ -1,5 +1,7 @@
 """Students trained together against students trained one by one, the protocol's schedule, and the evaluation."""
 
+import copy
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -114,6 +116,41 @@ def test_one_at_a_time_equals_together(monkeypatch):
 def test_a_students_weights_do_not_depend_on_its_neighbours():
     few, many = (Students("conv2-w4", (3, 8, 8), 10, [0] * n, 5, "cpu") for n in (1, 4))
     assert all(torch.equal(few.params[k][0], many.params[k][0]) for k in few.params)
+
+
+@pytest.mark.parametrize("batched_flops, close", [(0, 1e-5), (1e9, 0.05)], ids=["one at a time", "together"])
+def test_bfloat16_casts_the_weights_anew_in_each_update(monkeypatch, batched_flops, close):
+    """Against a plain loop that casts by hand; a loop that keeps the weights' first cast ends far from both."""
+    monkeypatch.setattr("lib.training.students.CPU_BATCHED_FLOPS", batched_flops)
+    (x, y), net, protocol = (tensor.float() for tensor in sets(1, 10)), "conv2-w4", PROTOCOL.changed(augment="none")
+    fast, plain = (Students(net, (3, 8, 8), 10, [0, 0], 5, "cpu", conv_dtype=each) for each in ("bfloat16", "float32"))
+    start = build(net, (3, 8, 8), 10).reset(generator(5, "student", 0))
+
+    def by_hand(cached):
+        """The weights after all updates in bfloat16. cached: in one context, which keeps casts."""
+        alone, queue = copy.deepcopy(start).train(), []
+        adam = torch.optim.Adam(alone.parameters())
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            for step in range(protocol.steps):
+                queue = queue if len(queue) >= 8 else queue + list(range(10))
+                chosen, queue = queue[:8], queue[8:]
+                adam.param_groups[0]["lr"] = learning_rate(protocol, step)
+                adam.zero_grad()
+                (0.5 * (alone(x[0, chosen]).float() - y[0, chosen]).square().sum(1)).mean().backward()
+                adam.step()
+        return weights_of(alone.parameters())
+
+    found, exact = (weights_of(p[0] for p in each.train(x, y, protocol).params.values()) for each in (fast, plain))
+    expected, stale, moved = by_hand(False), by_hand(True), (exact - weights_of(start.parameters())).norm()
+    assert all(p.dtype == torch.float32 for p in fast.params.values())
+    assert (found - expected).norm() < close * moved and 1e-3 * moved < (found - exact).norm() < 0.1 * moved
+    assert (found - stale).norm() > 0.5 * moved
+    logits, exact = fast.outputs(x[0]), plain.outputs(x[0])
+    assert logits.dtype == torch.float32 and not torch.equal(logits, exact)
+
+
+def weights_of(parameters):
+    return torch.cat([p.detach().flatten() for p in parameters])
 
 
 def test_learning_rate_at_the_sheets_points():

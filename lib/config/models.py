@@ -392,6 +392,8 @@ class Evaluate(Row):
     nets: Nets
     baselines: bool = False  # of a set with a schedule: real images chosen in several ways, and nearest neighbours
     whole: key_of("protocols") | None = None  # by which the networks are trained on the whole training set too
+    # That the networks are trained and tested in. float32 is left out of recipes: results from before the choice stay.
+    conv_dtype: Annotated[Dtype, Field(exclude_if=lambda dtype: dtype == "float32")] = "float32"
 
 
 class Cell(Row):

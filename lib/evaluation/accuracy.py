@@ -25,15 +25,15 @@ def krr_accuracy(net, x, y, real, seed):
     return 100 * (predicted == real.test_y).float().mean(1).cpu()
 
 
-def stack_accuracies(net, stacks, real, protocol, starts, saving=None):
+def stack_accuracies(net, stacks, real, protocol, starts, saving=None, conv_dtype="float32"):
     """Accuracies in percent of stacked sets -> {kind: {accuracy (seeds, networks), krr (seeds,), ...}}.
 
     stacks: {kind: sets of all seeds, stacked}, all of one size. starts: known weights of the students, or None.
-    saving: a checkpoint.Saving of their training.
+    saving: a checkpoint.Saving of their training. conv_dtype: that they are trained and tested in; krr is in float32.
     """
     x, y, lr, start = (None if tensors[0] is None else torch.cat(tensors) for tensors in zip(*stacks.values()))
     start = start if starts is None else starts.expand(len(x), -1, -1)
-    students = trained(net, x, y, real, protocol, 0, lr, start, saving)
+    students = trained(net, x, y, real, protocol, 0, lr, start, saving, conv_dtype)
     results = {"accuracy": students.accuracy(real.test_x, real.test_y).view(len(x), -1).cpu()}
     if y.shape[-1] == 1:
         at_half = students.accuracy(real.test_x, real.test_y, PUBLISHED_THRESHOLD)
@@ -44,10 +44,10 @@ def stack_accuracies(net, stacks, real, protocol, starts, saving=None):
     return {kind: {name: parts[i] for name, parts in by_kind.items()} for i, kind in enumerate(stacks)}
 
 
-def whole_set_accuracy(net, real, labels, protocol):
+def whole_set_accuracy(net, real, labels, protocol, conv_dtype="float32"):
     """Test accuracies (num_nets,) in percent of networks trained on the whole training set; labels: their form."""
     y = initial_labels(real.train_y, real.num_classes, labels)
-    return evaluate(net, real.train_x[None], y[None], real, protocol, "whole set")[0]
+    return evaluate(net, real.train_x[None], y[None], real, protocol, "whole set", conv_dtype=conv_dtype)[0]
 
 
 def by_size(stacks):

@@ -38,6 +38,7 @@ def make_row(key, cell, net, measured, history, table, stored_bytes=None):
     }  # fmt: skip
     for name in ("device", "commit", "torch", "date", "conv_dtype"):
         row[name] = ", ".join(dict.fromkeys(seed[name] for seed in seeds if name in seed))
+    row["evaluated_in"] = measured.get("conv_dtype", "float32")
     row = {k: round(float(v), 2) if isinstance(v, float) else v for k, v in row.items()}
     return beside_published(row, cell, table)
 

@@ -48,7 +48,7 @@ def describe(step_flops, steps, runs, dtype, rate):
     )
 
 
-def describe_evaluations(during, last, rate):
-    """What evaluations cost, by their FLOPs during the runs and of the finished sets; rate: FLOP/s in float32."""
-    each = (f"{flops / 1e15:.3g} PFLOP, at least {duration(flops / rate)}" for flops in (during, last))
+def describe_evaluations(during, last):
+    """What evaluations cost, by (FLOPs, FLOP/s) of those during the runs and of those of the finished sets."""
+    each = (f"{flops / 1e15:.3g} PFLOP, at least {duration(flops / rate)}" for flops, rate in (during, last))
     return "evaluations: during the runs {}; of the sets {}".format(*each)

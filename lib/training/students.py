@@ -15,7 +15,15 @@ from ..autodiff.captured import Captured
 from ..networks import build
 from ..progress import progress_bar
 from ..rng import class_minibatches, generator
-from .compute import forward_flops, images_per_pass, numbers_per_pass, use_threads, widest_layer
+from .compute import (
+    at_least_float32,
+    autocast,
+    forward_flops,
+    images_per_pass,
+    numbers_per_pass,
+    use_threads,
+    widest_layer,
+)
 from .losses import cross_entropy, predicted, squared_error
 from .optimizers import adam, forget, load_state, set_rate, sgd, state_of
 
@@ -59,11 +67,11 @@ class Students:
     """S networks of one architecture. Student s trains on set `set_of[s]` and its weights come from `(seed, s)` alone.
 
     net: an architecture's name; outputs: how many it has; set_of: a list of S set indices; device, dtype: of weights
-    and images.
+    and images; conv_dtype: the name of the dtype that convolutions and matrix products run in.
     """
 
-    def __init__(self, net, shape, outputs, set_of, seed, device, dtype=torch.float32):
-        self.net, self.shape = net, shape
+    def __init__(self, net, shape, outputs, set_of, seed, device, dtype=torch.float32, conv_dtype="float32"):
+        self.net, self.shape, self.conv_dtype = net, shape, conv_dtype
         self.device, self.seed = torch.device(device), seed
         self.set_of = torch.tensor(set_of, device=device)
         self.template = build(net, shape, outputs).to(device, dtype)
@@ -100,6 +108,10 @@ class Students:
 
         params: in place of these students' own parameters, so that a gradient reaches them (`leaves`).
         """
+        with autocast(self.device, self.conv_dtype):  # casts the weights anew in each call, for they change in between
+            return at_least_float32(self._call(chunk, x, shared, features, params))
+
+    def _call(self, chunk, x, shared, features, params):
         wrapper = _Method(self.template, "features" if features else "forward")
         params = params or {name: p[chunk] for name, p in self.params.items()}
         state = {**params, **{name: buffer[chunk] for name, buffer in self.buffers.items()}}
@@ -212,7 +224,7 @@ class Students:
     def outputs(self, x, postprocess=lambda outputs: outputs, features=False):
         """Postprocessed logits (S, n, C), or features (S, n, F), of every student on shared images x (n, K, H, W)."""
         self.template.eval()
-        batch, rows = images_per_pass(self.net, self.shape, self.device), []
+        batch, rows = images_per_pass(self.net, self.shape, self.device, self.conv_dtype), []
         for chunk in self.chunks(batch):
             outputs = [postprocess(self.call(chunk, images, True, features)) for images in x.split(batch)]
             rows.append(torch.cat(outputs, 1))
@@ -301,14 +313,15 @@ class _Method(torch.nn.Module):
         return getattr(self.net, self.method)(x)
 
 
-def trained(net, x, y, real, protocol, seed, lr=None, start=None, saving=None):
+def trained(net, x, y, real, protocol, seed, lr=None, start=None, saving=None, conv_dtype="float32"):
     """`protocol.num_nets` students of `net` for each of the M sets x (M, N, K, H, W), y (M, N, C), trained at once.
 
     lr (M, E, S): the sets' own rates; the protocol `schedule` follows them, sgd takes a single one (M, 1, 1) in place
     of its own. start (M, P) or (M, num_nets, P): weights that the students start from. saving: as in `Students.train`.
+    conv_dtype: as in `Students`.
     """
     set_of = [m for m in range(len(x)) for _ in range(protocol.num_nets)]
-    students = Students(net, real.shape, y.shape[-1], set_of, seed, x.device)
+    students = Students(net, real.shape, y.shape[-1], set_of, seed, x.device, conv_dtype=conv_dtype)
     if start is not None:
         students.start_from(start.flatten(0, 1) if start.ndim == 3 else start[students.set_of])
     if protocol.optimizer == "schedule":
@@ -316,7 +329,7 @@ def trained(net, x, y, real, protocol, seed, lr=None, start=None, saving=None):
     return students.train(x, y, protocol, lr=None if lr is None else lr[:, 0, 0], saving=saving)
 
 
-def evaluate(net, x, y, real, protocol, seed, lr=None, start=None):
+def evaluate(net, x, y, real, protocol, seed, lr=None, start=None, conv_dtype="float32"):
     """Test accuracies (M, num_nets) in percent, on the CPU, of `trained` students."""
-    students = trained(net, x, y, real, protocol, seed, lr, start)
+    students = trained(net, x, y, real, protocol, seed, lr, start, conv_dtype=conv_dtype)
     return students.accuracy(real.test_x, real.test_y).view(len(x), protocol.num_nets).cpu()

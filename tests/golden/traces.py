@@ -80,7 +80,7 @@ def float64():
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=()))
-            stack.enter_context(patch.object(Students.__init__, "__defaults__", (torch.float64,)))
+            stack.enter_context(patch.object(Students.__init__, "__defaults__", (torch.float64, "float32")))
             stack.enter_context(patch("torch.nn.functional.dropout", portable_dropout))
             stack.enter_context(redirect_stdout(io.StringIO()))
             stack.enter_context(redirect_stderr(io.StringIO()))
