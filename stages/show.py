@@ -50,6 +50,7 @@ def settings_of(params, key):
     named |= {"protocols": [cell.evaluate.protocol, cell.distill.eval_protocol], "cells": [key]}
     rows = {table: {name: getattr(params, table).get(name) for name in names} for table, names in named.items()}
     plain = {table: {name: row.model_dump() for name, row in each.items() if row} for table, each in rows.items()}
+    plain["cells"][key]["evaluate"]["conv_dtype"] = params.cells[key].evaluate.conv_dtype  # recipes leave float32 out
     return {table: each for table, each in plain.items() if each}
 
 
