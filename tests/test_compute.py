@@ -7,8 +7,10 @@ import sys
 import pytest
 import torch
 
+from lib.config.settings import ParamsError, Settings
 from lib.training.compute import DTYPES, allow_tf32, precision
 from lib.training.cost import matmul_rate
+from stages.precision import judged_in
 
 from .pretended import Pretended
 
@@ -50,3 +52,21 @@ def test_tf32_is_for_gpus():
     finally:
         allow_tf32("float32")
     assert not torch.backends.cudnn.allow_tf32
+
+
+def test_networks_that_judge_have_the_dtype_that_the_recipe_names_or_float32():
+    old, fast, tf32 = (
+        Settings.of({"key": "a-cell", "evaluate": {"nets": ["mlp"], **named}})
+        for named in ({}, {"conv_dtype": "fast"}, {"conv_dtype": "tf32"})
+    )
+    device = torch.device("cpu")
+    assert judged_in(old, device).evaluate.conv_dtype == "float32"
+    assert judged_in(fast, device).evaluate.conv_dtype in DTYPES, "resolved: the record says which"
+    with pytest.raises(ParamsError, match="^params.yaml: cells.a-cell.evaluate.conv_dtype: found tf32, which"):
+        judged_in(tf32, device)
+    try:
+        with Pretended():
+            assert judged_in(tf32, torch.device("cuda")).evaluate.conv_dtype == "tf32"
+            assert torch.backends.cudnn.allow_tf32
+    finally:
+        allow_tf32("float32")
