@@ -89,6 +89,19 @@ def test_step_has_the_gradient_of_the_whole_graph(cfg, fields):
         assert (tensor.grad - gradient).norm() <= 1e-8 * gradient.norm() and gradient.norm() > 0
 
 
+def test_max_norm_limits_the_outer_gradient_of_all_tensors_together():
+    real = real_set()
+    y = class_labels(real.train_y, 4, "one_hot").double()
+    gradients = {}
+    for max_norm in (None, 1e-3, 1e3):
+        dd = method(SLDD, real, net="dense1-w8", classes=None, max_norm=max_norm)
+        dd.step(0, real.train_x, y)
+        gradients[max_norm] = torch.cat([tensor.grad.flatten() for tensor in dd.syn.learned])
+    free = gradients[None]
+    assert 1e-3 < free.norm() < 1e3 and torch.equal(gradients[1e3], free)
+    assert torch.allclose(gradients[1e-3], free * 1e-3 / free.norm(), rtol=1e-2)  # PyTorch adds 1e-6 to the norm
+
+
 def test_dropout_masks_are_the_same_on_the_way_back():
     real = real_set(shape=(1, 6, 5))
     dd = method(SLDD, real, net="textconv", classes=None, epochs=2, minibatches=1)

@@ -304,6 +304,8 @@ class DD(Distill):
     nets_per_step: Networks
     outer_lr: Positive
     halve_every: Count  # outer steps after which outer_lr is halved
+    # Of the outer gradient, all tensors together. None, without a limit, is left out of recipes: older results stay.
+    max_norm: Annotated[Positive | None, Field(exclude_if=lambda norm: norm is None)] = None
     augment: one_of("none", "crop_flip")  # of the real batches
 
 

@@ -3,7 +3,8 @@
 Source: reference sheet of dataset distillation, sections 1 to 4. The set is S minibatches. A network takes them in turn
 E times, each at a learned rate of its own; the outer loss is the trained network's on a batch of real images. On
 sentences, whose images are sequences of word vectors, this is text dataset distillation. Knowing departures: the
-gradient is formed in constant memory (unroll.py), the real batch goes in parts (outer_loss.py), every draw has a seed.
+gradient is formed in constant memory (unroll.py), the real batch goes in parts (outer_loss.py), every draw has a seed,
+and `max_norm`, not in the papers, limits the outer gradient.
 """
 
 import torch
@@ -49,6 +50,7 @@ class DD(Stateful):
         start = self.net.weights(generator(seed, "start", device=device)) if self.pool is None else self.pool[0]
         syn.add_schedule(rates.expm1().log(), F.softplus, start if cfg.start == "fixed" else None)
         self.optimizer = torch.optim.Adam(syn.learned, cfg.outer_lr, BETAS)
+        self.max_norm = getattr(cfg, "max_norm", None)  # None is left out of recipes
 
     @staticmethod
     def step_flops(cfg, shape, classes):
@@ -97,5 +99,7 @@ class DD(Stateful):
         if self.cfg.augment == "crop_flip":
             x = crop_flip(x, self.rngs["augment"])
         metrics = self.outer_loss(self.train(self.starts()), x, y)
+        if self.max_norm:  # the gradient of one step in a hundred is ten times the median and more
+            torch.nn.utils.clip_grad_norm_(self.syn.learned, self.max_norm)
         self.optimizer.step()
         return metrics
