@@ -46,6 +46,49 @@ def test_gradient_and_its_derivative_equal_autograd(name, shape):
         assert ours.shape == exact.shape and (ours - exact).norm() <= 1e-10 * exact.norm()
 
 
+class Smoothed(torch.autograd.Function):
+    """A ReLU for autograd: the derivative of its slope is that of sigmoid(h / (width * deviation of h))."""
+
+    @staticmethod
+    def forward(ctx, h, width):
+        ctx.save_for_backward(h)
+        ctx.width = width
+        return h.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, g):
+        (h,) = ctx.saved_tensors
+        bump = torch.sigmoid(h / (ctx.width * h.std().detach()))
+        return g * ((h > 0) + bump - bump.detach()), None
+
+
+class SmoothedModule(torch.nn.Module):
+    def forward(self, h):
+        return Smoothed.apply(h, 0.3)
+
+
+@pytest.mark.parametrize("name, shape", NETS)
+def test_smoothed_relus_have_a_second_derivative_and_the_same_first(name, shape):
+    flat, theta, x, y, direction = problem(name, shape)
+    derivatives, exact = layerwise_derivatives(flat, relu_width=0.3), layerwise_derivatives(flat)
+    for index, module in enumerate(flat.net.body):
+        if type(module) is torch.nn.ReLU:
+            flat.net.body[index] = SmoothedModule()
+    leaves = [t.clone().requires_grad_() for t in (theta, x, y)]
+    (expected,) = torch.autograd.grad(
+        cross_entropy(flat.one(leaves[0], leaves[1]), leaves[2]), leaves[0], create_graph=True
+    )
+    grad, logits, record = derivatives.gradient(theta, x, y)
+    plain, plain_logits, plain_record = exact.gradient(theta, x, y)
+    assert torch.equal(grad, plain) and torch.equal(logits, plain_logits)
+    slope, *second = derivatives.directional_derivative(record, direction)
+    assert slope.item() == pytest.approx((plain * direction).sum().item(), rel=1e-10)
+    plain_second = exact.directional_derivative(plain_record, direction)[1:]
+    for ours, smooth in zip(second, torch.autograd.grad(expected, leaves, direction)):
+        assert (ours - smooth).norm() <= 1e-10 * smooth.norm()
+    assert (second[0] - plain_second[0]).norm() > 1e-2 * plain_second[0].norm()
+
+
 def halves(t, x, y):
     half = slice(t % 2 * 3, t % 2 * 3 + 3)
     return x[half].tanh(), y[half]

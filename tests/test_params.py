@@ -262,6 +262,10 @@ BAD = [
         experts_on("digits", "convnet2-w32-instance-swish"),
         ["digits-edf-digits-ipc1.distill.judge", "'experts'", "a ReLU"],
     ),
+    (
+        set_in("cells", "digits-sldd-topics-ipc1", "distill", "relu_width", 0.1),
+        ["digits-sldd-topics-ipc1.distill.relu_width", "0.1", "one network a step"],
+    ),
     (set_in("protocols", "frepo-1000", "steps", 0), ["protocols.frepo-1000", "optimizer adam takes steps"]),
     (set_in("cells", KEY, "method", []), [f"cells.{KEY}.method", "[]", "must be one of methods"]),
     (set_in("datasets", "mine", {"resolution": 8, "source": []}), ["datasets.mine.source", "[]", "one of digits"]),

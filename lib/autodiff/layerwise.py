@@ -3,12 +3,15 @@
 The adjoint of a step of gradient descent needs the derivative of the loss's gradient along a direction of the weights
 (Pearlmutter's R-operator; forward over reverse: reference sheet of dataset distillation, section 2.2, variant E). Most
 layers are linear in their input, or bilinear in input and weights: tangents go through the same products as values. The
-result is exact. A gradient leaves a record of its values; its directional derivative reuses them and adds the tangents.
+result is exact, unless SmoothedReLUs are asked for. A gradient leaves a record of its values; its directional
+derivative reuses them and adds the tangents.
 
 A layer has four methods, called in this order: forward(h), backward(g), forward_tangent(h), backward_tangent(g). h is
 the layer's input or its tangent, which is None for the images. g is the loss's gradient by the layer's output or its
 tangent. The two backward methods leave the gradients of the parameters, or their tangents, in `grads`.
 """
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -264,6 +267,35 @@ class ReLU(PiecewiseLinear):
     vjp = jvp
 
 
+class SmoothedReLU(ReLU):
+    """A ReLU whose slope, which jumps at 0, has a derivative: a bump of `width` standard deviations of the input.
+
+    The plain ReLU's is a spike at 0, which no derivative at a point sees, though a small move of the images takes units
+    over it. Values and gradients are the ReLU's; the bump is the derivative of sigmoid(h / (width * deviation)).
+    """
+
+    def __init__(self, module, width):
+        super().__init__(module)
+        self.width = width
+
+    def forward(self, h):
+        scale = self.width * h.std()
+        share = torch.sigmoid(h / scale)
+        self.bump = share * (1 - share) / scale
+        return super().forward(h)
+
+    def forward_tangent(self, h):
+        self.tangent = h
+        return super().forward_tangent(h)
+
+    def backward(self, g, *needs):
+        self.g = g
+        return super().backward(g, *needs)
+
+    def backward_tangent(self, g, *needs):
+        return self.vjp(g) + self.g * self.bump * self.tangent
+
+
 class Pool(PiecewiseLinear):
     def jvp(self, h):
         return self.module(h)
@@ -304,15 +336,19 @@ LAYERS = {nn.Linear: Dense, PooledConv: Im2colPooledConv, nn.Conv2d: Conv, nn.Gr
 LAYERS |= {nn.ReLU: ReLU, AveragePool: Pool}
 
 
-def layerwise_derivatives(flat):
-    """The LayerwiseDerivatives of an unroll.Flat network, or None if it has a layer of another kind."""
+def layerwise_derivatives(flat, relu_width=None):
+    """The LayerwiseDerivatives of an unroll.Flat network, or None if it has a layer of another kind.
+
+    relu_width: of its SmoothedReLUs, in place of ReLUs.
+    """
+    kinds = LAYERS | ({nn.ReLU: partial(SmoothedReLU, width=relu_width)} if relu_width else {})
     if not isinstance(flat.net.body, nn.Sequential):
         return None
     modules = [module for module in (*flat.net.body, flat.net.head) if type(module) not in (nn.Flatten, nn.Identity)]
     plain = all(type(m) is not nn.Conv2d or m.stride == m.dilation == (1, 1) and m.groups == 1 for m in modules)
-    if not plain or any(type(m) not in LAYERS for m in modules):
+    if not plain or any(type(m) not in kinds for m in modules):
         return None
-    plan = [(LAYERS[type(module)], module) for module in modules]
+    plan = [(kinds[type(module)], module) for module in modules]
     dense = next(i for i, (kind, _) in enumerate(plan) if kind is Dense)
     if any(kind is Conv for kind, _ in plan):
         plan.insert(dense, (FlattenBatchLast, None))

@@ -7,7 +7,9 @@ from ..data.sources import SOURCES, in_shape, is_text
 from ..networks import ARCHITECTURES, OWN, parse
 from ..synthetic.lowrank import images_per_class
 from . import models
-from .limits import feature_width, has_class_maps, real_images, singular_kernel, try_own
+from .limits import derived_by_hand, feature_width, has_class_maps, real_images, singular_kernel, try_own
+
+SMOOTHED = "is for one network a step of linear layers, convolutions, group norms and ReLUs, and more than two classes"
 
 
 def shape_of(tables, row):
@@ -194,6 +196,8 @@ def cell(tables, key, row):
         yield "distill.ipc", must
     if not found and row.distill.judge == "experts" and not has_class_maps(net := row.distill.net, shape):
         yield "distill.judge", f"reads class maps off a ReLU of its network, and {net} has none of feature maps"
+    if not found and getattr(row.distill, "relu_width", None) and not derived_by_hand(row.distill, shape, classes):
+        yield "distill.relu_width", SMOOTHED
 
 
 def loss(column, protocol, cfg):

@@ -5,6 +5,8 @@ from functools import cache
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ..autodiff.layerwise import layerwise_derivatives
+from ..autodiff.unroll import Flat
 from ..methods.class_maps import activations
 from ..methods.gradient_distance import class_gradients
 from ..networks import build, parse
@@ -79,6 +81,11 @@ def has_class_maps(net, shape):
     except IndexError:
         return False
     return True
+
+
+def derived_by_hand(cfg, shape, classes):
+    """Whether DD computes the second derivatives of its network layer by layer, where it can smooth them."""
+    return cfg.nets_per_step == 1 and classes != 2 and layerwise_derivatives(Flat(build(cfg.net, shape, 3))) is not None
 
 
 @cache

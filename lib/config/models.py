@@ -304,8 +304,10 @@ class DD(Distill):
     nets_per_step: Networks
     outer_lr: Positive
     halve_every: Count  # outer steps after which outer_lr is halved
-    # Of the outer gradient, all tensors together. None, without a limit, is left out of recipes: older results stay.
-    max_norm: Annotated[Positive | None, Field(exclude_if=lambda norm: norm is None)] = None
+    # Not in the papers; null is left out of recipes, so that older results stay. The largest norm of the outer
+    # gradient, all tensors together; the width of autodiff.layerwise.SmoothedReLU, in deviations of its input.
+    max_norm: Annotated[Positive | None, Field(exclude_if=lambda value: value is None)] = None
+    relu_width: Annotated[Positive | None, Field(exclude_if=lambda value: value is None)] = None
     augment: one_of("none", "crop_flip")  # of the real batches
 
 

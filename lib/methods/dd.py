@@ -3,8 +3,8 @@
 Source: reference sheet of dataset distillation, sections 1 to 4. The set is S minibatches. A network takes them in turn
 E times, each at a learned rate of its own; the outer loss is the trained network's on a batch of real images. On
 sentences, whose images are sequences of word vectors, this is text dataset distillation. Knowing departures: the
-gradient is formed in constant memory (unroll.py), the real batch goes in parts (outer_loss.py), every draw has a seed,
-and `max_norm`, not in the papers, limits the outer gradient.
+gradient is formed in constant memory (unroll.py), the real batch goes in parts (outer_loss.py), every draw has a seed.
+`max_norm` and `relu_width` are not in the papers: a limit to the outer gradient, and a ReLU that is smoothed in it.
 """
 
 import torch
@@ -39,18 +39,22 @@ class DD(Stateful):
         self.cfg, self.syn = cfg, syn
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
-        self.derivatives = layerwise_derivatives(self.net) if syn.y.shape[1] > 1 else None
+        self.max_norm, relu_width = (
+            getattr(cfg, "max_norm", None),
+            getattr(cfg, "relu_width", None),
+        )  # no null in recipes
+        exact = layerwise_derivatives(self.net) if syn.y.shape[1] > 1 else None
+        self.derivatives = layerwise_derivatives(self.net, relu_width) if relu_width else exact
         self.dropout = any(isinstance(m, torch.nn.Dropout) for m in self.net.net.modules())
         self.descent = Core(self.descend, not self.dropout)  # a graph would keep its masks
         self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment")}
         self.rngs["dropout"] = generator(seed, "dropout")  # on the CPU: it draws seeds
-        self.outer_loss = OuterLoss(self.net, self.derivatives, cfg.net, shape, device, cfg.conv_dtype)
+        self.outer_loss = OuterLoss(self.net, exact, cfg.net, shape, device, cfg.conv_dtype)
         rates = torch.full((cfg.epochs, cfg.minibatches), cfg.lr_start, device=device)
         self.pool = None if experts is None else experts.last(range(len(experts) - held_out)).to(device)
         start = self.net.weights(generator(seed, "start", device=device)) if self.pool is None else self.pool[0]
         syn.add_schedule(rates.expm1().log(), F.softplus, start if cfg.start == "fixed" else None)
         self.optimizer = torch.optim.Adam(syn.learned, cfg.outer_lr, BETAS)
-        self.max_norm = getattr(cfg, "max_norm", None)  # None is left out of recipes
 
     @staticmethod
     def step_flops(cfg, shape, classes):
