@@ -39,12 +39,10 @@ class DD(Stateful):
         self.cfg, self.syn = cfg, syn
         device, shape = syn.y.device, tuple(syn.x.shape[1:])
         self.net = Flat(build(cfg.net, shape, syn.y.shape[1]).to(device))
-        self.max_norm, relu_width = (
-            getattr(cfg, "max_norm", None),
-            getattr(cfg, "relu_width", None),
-        )  # no null in recipes
+        self.max_norm = getattr(cfg, "max_norm", None)  # recipes leave out what is null
+        width = getattr(cfg, "relu_width", None)
         exact = layerwise_derivatives(self.net) if syn.y.shape[1] > 1 else None
-        self.derivatives = layerwise_derivatives(self.net, relu_width) if relu_width else exact
+        self.derivatives = layerwise_derivatives(self.net, width) if width else exact
         self.dropout = any(isinstance(m, torch.nn.Dropout) for m in self.net.net.modules())
         self.descent = Core(self.descend, not self.dropout)  # a graph would keep its masks
         self.rngs = {name: generator(seed, name, device=device) for name in ("weights", "augment")}
