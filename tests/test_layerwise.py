@@ -89,6 +89,15 @@ def test_smoothed_relus_have_a_second_derivative_and_the_same_first(name, shape)
     assert (second[0] - plain_second[0]).norm() > 1e-2 * plain_second[0].norm()
 
 
+def test_smoothed_relus_are_plain_ones_where_all_inputs_are_equal():
+    flat, theta, x, y, direction = problem("lenet_dd", (1, 28, 28))
+    smooth, plain = (
+        derivatives.directional_derivative(derivatives.gradient(0 * theta, x, y)[2], direction)
+        for derivatives in (layerwise_derivatives(flat, relu_width=0.3), layerwise_derivatives(flat))
+    )
+    assert all(torch.equal(ours, exact) for ours, exact in zip(smooth, plain))
+
+
 def halves(t, x, y):
     half = slice(t % 2 * 3, t % 2 * 3 + 3)
     return x[half].tanh(), y[half]

@@ -281,7 +281,7 @@ class SmoothedReLU(ReLU):
     def forward(self, h):
         scale = self.width * h.std()
         share = torch.sigmoid(h / scale)
-        self.bump = share * (1 - share) / scale
+        self.bump = torch.where(scale > 0, share * (1 - share) / scale, 0)  # none where all inputs are equal
         return super().forward(h)
 
     def forward_tangent(self, h):
