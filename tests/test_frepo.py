@@ -1,10 +1,12 @@
 """FRePo's loss, optimiser, pool and schedules against the reference sheet's closed forms (section 15) and limits."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
+from lib.augment.frepo import apply, draw
 from lib.config.load import load_params
 from lib.data.labels import centred_one_hot, initial_labels
 from lib.methods.frepo import FRePo, cosine_lr, label_margin, meta_loss
@@ -13,7 +15,7 @@ from lib.methods.lamb import Lamb
 from lib.networks import build
 from lib.rng import generator
 from lib.synthetic.set import SyntheticSet
-from lib.training.compute import CPU_NUMBERS, widest_layer
+from lib.training.compute import CPU_NUMBERS, forward_flops, widest_layer
 from lib.training.losses import squared_error
 from lib.training.optimizers import state_of
 
@@ -275,6 +277,51 @@ def test_same_seed_same_bits_and_another_seed_another_run(cfg):
 
     assert torch.equal(learn(0), learn(0))
     assert not torch.equal(learn(0), learn(1))
+
+
+def test_an_augmented_copy_of_the_set_joins_the_outer_loss(cfg):
+    """The gradients by the pixels and labels are those of the loss of both copies, for the same draw."""
+    ours = method(cfg.changed(augment="grey", conv_dtype="float32", krr_dtype="float64"))
+    gen = generator(0, "augment")
+    for _ in range(3):  # among three operations there is one that moves the pixels
+        net, (x_real, targets) = ours.pool[0].net, real_batch()
+        x, y = (tensor.detach().clone().requires_grad_() for tensor in (ours.syn.x, ours.syn.y))
+        both = torch.cat([x, apply(x[None], draw("grey", (1, 10, 8), gen))[0]])
+        phi = ours.target_features(net, x_real)
+        loss, _ = meta_loss(partial(ours._features, net), both, torch.cat([y, y]).double(), phi, targets, False)
+        expected = torch.autograd.grad(loss, [x, y])
+        metrics = ours.meta_step(net, x_real, targets, 0.1)
+        assert metrics["loss"].item() == pytest.approx(loss.item(), rel=1e-6)
+        for learned, exact in zip(ours.syn.learned, expected):
+            assert (learned.grad - exact).norm() <= 1e-5 * exact.norm()
+
+
+def test_the_pool_trains_on_the_augmented_set(cfg):
+    ours, plain = method(cfg.changed(augment="grey", conv_dtype="float32")), method(cfg)
+    gen, member, expected = generator(0, "augment"), ours.pool[0], plain.pool[0]
+    for _ in range(3):
+        ours.online_step(member)
+        x = apply(plain.syn.x.detach()[None], draw("grey", (1, 10, 8), gen))[0]
+        plain.update(expected, x, plain.syn.y.detach())
+    assert member.counter == 3
+    for changed, same in zip(member.tensors(), expected.tensors()):
+        assert torch.equal(changed, same)
+
+
+def test_augmentations_go_on_from_a_checkpoint(cfg):
+    whole, stopped, resumed = (method(cfg.changed(augment="grey"), seed=seed) for seed in (0, 0, 1))
+    for ours in (whole, stopped):
+        ours.step(0, *real_batch())
+    resumed.load_state_dict(stopped.state_dict())
+    for ours in (whole, resumed):
+        ours.step(1, *real_batch())
+    assert torch.equal(whole.syn.x, resumed.syn.x) and torch.equal(whole.syn.y, resumed.syn.y)
+
+
+def test_augmentation_costs_one_copy_of_the_set_in_the_outer_loss(cfg):
+    shape, plain = (1, 8, 8), FRePo.step_flops(cfg, (1, 8, 8), 10)
+    more = FRePo.step_flops(cfg.changed(augment="grey"), shape, 10) - plain
+    assert more == 2 * 10 * (2 if cfg.flip else 1) * forward_flops(cfg.net, shape)
 
 
 def test_resetting_at_every_visit_uses_untrained_networks_alone(cfg):

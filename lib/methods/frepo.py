@@ -1,8 +1,8 @@
 """FRePo: dataset distillation using neural feature regression with pooling (Zhou, Nezhadarya, Ba; NeurIPS 2022).
 
 Source: reference sheet of FRePo, sections 2 to 5. Knowing departures from the released code: the pool's member is drawn
-from a seeded generator (the original's is unseeded), real batches are permutations of the training set (the original
-shuffles within a buffer of 16 batches), and convolutions may run in bfloat16 if the cell says so.
+from a seeded generator, real batches are permutations of the training set (the original shuffles within a buffer of 16
+batches), convolutions may run in bfloat16. `augment` is ours: outer loss and pool see the set as evaluations do.
 """
 
 from functools import partial
@@ -10,6 +10,7 @@ from math import cos, pi
 
 import torch
 
+from ..augment.frepo import augmented
 from ..autodiff.captured import Captured
 from ..networks import build
 from ..rng import generator, restore
@@ -85,6 +86,10 @@ class FRePo:
         self.weights_rng = generator(seed, "pool", "weights", device=device)
         self.pool_rng = generator(seed, "pool", "member")
         self.batch_rng = generator(seed, "pool", "batch", device=device)
+        self.rngs = [self.weights_rng, self.pool_rng, self.batch_rng]
+        self.augment = getattr(cfg, "augment", None)  # recipes leave out what is null
+        if self.augment:
+            self.rngs.append(generator(seed, "augment", device=device))
         self.pool = [self._member(cfg.reset_after // cfg.pool_size * i) for i in range(cfg.pool_size)]
         self.optimizer = Lamb(syn.learned, cfg.outer_lr)
         self.target_features = Captured(self.target_features)
@@ -100,8 +105,8 @@ class FRePo:
     def step_flops(cfg, shape, classes):
         """FLOPs of one iteration: real images forward; the set forward, and back to the images; the online step."""
         n = classes * images_per_class(cfg, shape)
-        images = cfg.real_batch + 2 * n * (2 if cfg.flip else 1) + 3 * min(n, cfg.online_batch)
-        return forward_flops(cfg.net, shape) * images
+        copies = n * (1 + cfg.flip) * (1 + bool(getattr(cfg, "augment", None)))
+        return forward_flops(cfg.net, shape) * (cfg.real_batch + 2 * copies + 3 * min(n, cfg.online_batch))
 
     def _pass(self, net, x, head):
         """A network's logits (with its head) or features on images x, convolutions in the cell's precision."""
@@ -135,22 +140,28 @@ class FRePo:
 
     def meta_step(self, net, x_real, targets, lr):
         """Update the synthetic set through a frozen network (sections 2 and 3)."""
-        phi_real, x = self.target_features(net, x_real), self.syn.x
-        loss, accuracy, *grads = self.meta_gradients(net, x.detach(), self.syn.y.detach(), phi_real, targets)
+        phi_real, x, y = self.target_features(net, x_real), self.syn.x, self.syn.y
+        if self.augment:
+            x, y = torch.cat([x, self.augmented(x)]), torch.cat([y, y])
+        loss, accuracy, *grads = self.meta_gradients(net, x.detach(), y.detach(), phi_real, targets)
         self.optimizer.zero_grad()
-        torch.autograd.backward([x, self.syn.y][: len(grads)], grads)  # to the pixels or, if a product, to its factors
+        torch.autograd.backward([x, y][: len(grads)], grads)  # to the pixels or, if a product, to its factors
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.step()
         return {"loss": loss, "batch_accuracy": accuracy}
 
+    def augmented(self, x):
+        """Images x (N, K, H, W), augmented by one operation; differentiable."""
+        return augmented(self.augment, x[None], self.rngs[-1], None)[0]
+
     def online_step(self, member):
-        """Train a member of the pool on the set for one step (section 5): train-mode norm, no flip, no augmentation."""
+        """Train a member of the pool on the set for one step (section 5): train-mode norm, no flip."""
         n, batch = len(self.syn), self.cfg.online_batch
         x, y = self.syn.x.detach(), self.syn.y.detach()
         if n > batch:
             indices = torch.randperm(n, generator=self.batch_rng, device=x.device)[:batch]
             x, y = x[indices], y[indices]
-        self.update(member, x, y)
+        self.update(member, self.augmented(x) if self.augment else x, y)
         member.counter += 1
 
     def update(self, member, x, y):
@@ -177,7 +188,7 @@ class FRePo:
             "syn": self.syn.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "pool": [m.state_dict() for m in self.pool],
-            "rng": [g.get_state() for g in (self.weights_rng, self.pool_rng, self.batch_rng)],
+            "rng": [gen.get_state() for gen in self.rngs],
         }
 
     def load_state_dict(self, state):
@@ -185,5 +196,5 @@ class FRePo:
         self.optimizer.load_state_dict(state["optimizer"])
         for member, saved in zip(self.pool, state["pool"], strict=True):
             member.load_state_dict(saved)
-        for gen, saved in zip((self.weights_rng, self.pool_rng, self.batch_rng), state["rng"], strict=True):
+        for gen, saved in zip(self.rngs, state["rng"], strict=True):
             restore(gen, saved)
