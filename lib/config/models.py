@@ -246,9 +246,9 @@ class FRePo(Distill):
     online_lr: Positive
     online_batch: Size
     krr_dtype: one_of("float32", "float64")
-    # Not in the paper; null is left out of recipes, so that older results stay. What of the set is augmented: a copy in
+    # Not in the paper; none is left out of recipes, so that older results stay. What of the set is augmented: a copy in
     # the outer loss, and the images that the pool trains on.
-    augment: Annotated[one_of("rgb", "grey") | None, Field(exclude_if=lambda value: value is None)] = None
+    augment: Annotated[one_of("none", "rgb", "grey"), Field(exclude_if=lambda value: value == "none")] = "none"
 
 
 class ISA(FRePo):

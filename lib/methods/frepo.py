@@ -87,8 +87,8 @@ class FRePo:
         self.pool_rng = generator(seed, "pool", "member")
         self.batch_rng = generator(seed, "pool", "batch", device=device)
         self.rngs = [self.weights_rng, self.pool_rng, self.batch_rng]
-        self.augment = getattr(cfg, "augment", None)  # recipes leave out what is null
-        if self.augment:
+        self.augment = getattr(cfg, "augment", "none")  # recipes leave out what is not augmented
+        if self.augment != "none":
             self.rngs.append(generator(seed, "augment", device=device))
         self.pool = [self._member(cfg.reset_after // cfg.pool_size * i) for i in range(cfg.pool_size)]
         self.optimizer = Lamb(syn.learned, cfg.outer_lr)
@@ -105,7 +105,7 @@ class FRePo:
     def step_flops(cfg, shape, classes):
         """FLOPs of one iteration: real images forward; the set forward, and back to the images; the online step."""
         n = classes * images_per_class(cfg, shape)
-        copies = n * (1 + cfg.flip) * (1 + bool(getattr(cfg, "augment", None)))
+        copies = n * (1 + cfg.flip) * (1 if getattr(cfg, "augment", "none") == "none" else 2)
         return forward_flops(cfg.net, shape) * (cfg.real_batch + 2 * copies + 3 * min(n, cfg.online_batch))
 
     def _pass(self, net, x, head):
@@ -141,7 +141,7 @@ class FRePo:
     def meta_step(self, net, x_real, targets, lr):
         """Update the synthetic set through a frozen network (sections 2 and 3)."""
         phi_real, x, y = self.target_features(net, x_real), self.syn.x, self.syn.y
-        if self.augment:
+        if self.augment != "none":
             x, y = torch.cat([x, self.augmented(x)]), torch.cat([y, y])
         loss, accuracy, *grads = self.meta_gradients(net, x.detach(), y.detach(), phi_real, targets)
         self.optimizer.zero_grad()
@@ -161,7 +161,7 @@ class FRePo:
         if n > batch:
             indices = torch.randperm(n, generator=self.batch_rng, device=x.device)[:batch]
             x, y = x[indices], y[indices]
-        self.update(member, self.augmented(x) if self.augment else x, y)
+        self.update(member, x if self.augment == "none" else self.augmented(x), y)
         member.counter += 1
 
     def update(self, member, x, y):

@@ -75,6 +75,14 @@ RUNS = {  # {method: {what is special: fields}}; see traces.prepared_run for tho
     },
     "sldd": {
         "fewer images than classes": {"classes": (0, 1)},
+        "smoothed ReLUs and a limit": {
+            "net": "lenet_dd",
+            "real": partial(real_set, 3, (1, 28, 28)),
+            "lr_start": 0.01,
+            "steps": 2,
+            "max_norm": 0.3,
+            "relu_width": 0.2,
+        },
         "softmax of normal labels": {"ipc": 4, "minibatches": 2, "label_softmax": True, "label_start": "normal"},
         "random starts": {"start": "random", "nets_per_step": 2},
         **{name: {**TEXT_RUN, "net": name} for name in ("textconv", "textrnn", "textlstm", "textconvlstm")},
@@ -98,6 +106,7 @@ RUNS = {  # {method: {what is special: fields}}; see traces.prepared_run for tho
         "fixed labels": {"learn_labels": False, "online_batch": 100, "pool_size": 1, "reset_after": 9},
         "flip and batch norm": {"flip": True, "net": "conv2-w4-batch", "ipc": 1},
         "low-rank": {**SVD_RANK, "ipc": 1},
+        "augmented": {"augment": "rgb"},
     },
     "isa": {"hardest": {}, "easiest": {"topk": -0.6, "epsilon": -0.3}, "all": {"topk": 0.0}},
     "dc": {
