@@ -87,7 +87,7 @@ class FRePo:
         self.pool_rng = generator(seed, "pool", "member")
         self.batch_rng = generator(seed, "pool", "batch", device=device)
         self.rngs = [self.weights_rng, self.pool_rng, self.batch_rng]
-        self.augment = getattr(cfg, "augment", "none")  # recipes leave out none
+        self.augment = getattr(cfg, "augment", "none")  # a recipe has no such field where it is none
         if self.augment != "none":
             self.rngs.append(generator(seed, "augment", device=device))
         self.pool = [self._member(cfg.reset_after // cfg.pool_size * i) for i in range(cfg.pool_size)]
